@@ -1,0 +1,1 @@
+"""Train, evaluate and export a CBAM-ResNet chest-radiograph classifier in JAX / Flax."""

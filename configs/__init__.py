@@ -1,0 +1,1 @@
+"""Configurations: `python -m cbam_flax.main --config=configs/NAME.py`."""

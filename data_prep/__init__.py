@@ -1,0 +1,1 @@
+"""From raw radiographs to TFRecords. Nothing here imports `cbam_flax`."""
