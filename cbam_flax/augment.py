@@ -1,0 +1,130 @@
+"""Image augmentation on the device, inside the jitted step.
+
+Every example has its own key (`fold_in` of the step's key and the position in the global batch), so
+that the result does not depend on how many devices or hosts share the batch.
+
+Geometry is an affine map in centred coordinates: (y, x) in [-1, 1] over the image, whatever its
+size. A matrix (2, 3) takes a point of the OUTPUT to the point of the INPUT that is shown there.
+Sampling is bilinear; what comes from outside the image is 0, the black background of the films.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
+from ml_collections import ConfigDict
+
+
+def augment(
+    images: jax.Array, labels: jax.Array, key: jax.Array, config: ConfigDict
+) -> tuple[jax.Array, jax.Array]:
+    """Augments a batch.
+
+    Args:
+        images: float32 (B, S, S, 1) in [0, 1].
+        labels: float32 (B,).
+        key: of this step.
+        config: the `augment` group.
+
+    Returns:
+        Images in [0, 1] and labels, which mixup makes fractions, of the same shapes.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
+    keys = jax.vmap(lambda k: jax.random.split(k, 4))(keys)
+    if moves(config):
+        matrices = jax.vmap(lambda k: random_affine(k, config))(keys[:, 0])
+        images = jax.vmap(warp)(images, matrices)
+    images = jax.vmap(lambda image, k: random_exposure(image, k, config))(images, keys[:, 1])
+    if config.erase:
+        images = jax.vmap(lambda image, k: random_erase(image, k, config.erase))(images, keys[:, 2])
+    if config.mixup:
+        share = jax.vmap(lambda k: jax.random.beta(k, config.mixup, config.mixup))(keys[:, 3])
+        images = _mix(images, share[:, None, None, None])
+        labels = _mix(labels, share)
+    return images, labels
+
+
+def moves(config: ConfigDict) -> bool:
+    """Whether the config asks for any change of geometry."""
+    names = ("rotation", "scale", "shift", "flip_horizontal", "flip_vertical")
+    return any(config[name] for name in names)
+
+
+def random_affine(key: jax.Array, config: ConfigDict) -> jax.Array:
+    """One random output-to-input matrix, (2, 3) float32: flips, scale, rotation, then shift."""
+    angle, scale, shift, flips = jax.random.split(key, 4)
+    radians = jnp.deg2rad(_around(angle, 0.0, config.rotation))
+    cosine, sine = jnp.cos(radians), jnp.sin(radians)
+    rotation = jnp.array([[cosine, -sine], [sine, cosine]])
+    asked = jnp.array([config.flip_vertical, config.flip_horizontal])
+    signs = jnp.where(asked & jax.random.bernoulli(flips, 0.5, (2,)), -1.0, 1.0)
+    linear = rotation * signs[:, None] / _around(scale, 1.0, config.scale)
+    # A shift by a share of the side is twice that in coordinates from -1 to 1.
+    return jnp.column_stack([linear, 2 * _around(shift, 0.0, config.shift, (2,))])
+
+
+def warp(image: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Resamples (H, W, C) through an output-to-input matrix (2, 3)."""
+    height, width, _ = image.shape
+    size = jnp.array([height, width], jnp.float32)
+    # The centre of pixel i of n lies at (2 i + 1) / n - 1.
+    grid = (2 * jnp.moveaxis(jnp.indices((height, width)), 0, -1) + 1) / size - 1
+    source = ((grid @ matrix[:, :2].T + matrix[:, 2] + 1) * size - 1) / 2
+    coordinates = [source[..., 0], source[..., 1]]
+    sample = lambda channel: map_coordinates(channel, coordinates, order=1, mode="constant")  # noqa: E731
+    return jax.vmap(sample, -1, -1)(image)
+
+
+def invert(matrix: jax.Array) -> jax.Array:
+    """The matrix (2, 3) of the opposite direction; `warp` with it carries attention maps back."""
+    linear = jnp.linalg.inv(matrix[:, :2])
+    return jnp.column_stack([linear, -linear @ matrix[:, 2]])
+
+
+def move_boxes(boxes: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Where boxes of the input lie in the output: the bounding boxes of their moved corners.
+
+    Args:
+        boxes: (K, 4) as ymin, xmin, ymax, xmax in [0, 1].
+        matrix: output-to-input, as for `warp`.
+
+    Returns:
+        (K, 4) in the same form, clipped to the image.
+    """
+    corners = boxes[:, jnp.array([[0, 1], [0, 3], [2, 1], [2, 3]])] * 2 - 1
+    forward = invert(matrix)
+    moved = (corners @ forward[:, :2].T + forward[:, 2] + 1) / 2
+    return jnp.clip(jnp.concatenate([moved.min(axis=1), moved.max(axis=1)], axis=-1), 0, 1)
+
+
+def random_exposure(image: jax.Array, key: jax.Array, config: ConfigDict) -> jax.Array:
+    """Brightness (added), contrast (about the mean) and gamma of one image, clipped to [0, 1]."""
+    brightness, contrast, gamma = jax.random.split(key, 3)
+    if config.brightness or config.contrast:
+        mean = image.mean()
+        image = (image - mean) * _around(contrast, 1.0, config.contrast) + mean
+        image = jnp.clip(image + _around(brightness, 0.0, config.brightness), 0, 1)
+    if config.gamma:
+        image = image ** jnp.exp(_around(gamma, 0.0, config.gamma))
+    return image
+
+
+def random_erase(image: jax.Array, key: jax.Array, probability: float) -> jax.Array:
+    """Sets one rectangle, each side 10 to 40 % of the image's, to 0 (Zhong et al. 2020)."""
+    happens, sides, corner = jax.random.split(key, 3)
+    size = jnp.array(image.shape[:2])
+    extent = jax.random.uniform(sides, (2,), minval=0.1, maxval=0.4) * size
+    start = jax.random.uniform(corner, (2,)) * (size - extent)
+    y, x = jnp.indices(image.shape[:2])
+    inside_y = (y >= start[0]) & (y < start[0] + extent[0])
+    inside_x = (x >= start[1]) & (x < start[1] + extent[1])
+    erased = inside_y & inside_x & jax.random.bernoulli(happens, probability)
+    return jnp.where(erased[..., None], 0.0, image)
+
+
+def _mix(values: jax.Array, share: jax.Array) -> jax.Array:
+    """Each example with the one opposite it in the batch (mixup, Zhang et al. 2018)."""
+    return share * values + (1 - share) * values[::-1]
+
+
+def _around(key: jax.Array, centre: float, spread: float, shape: tuple[int, ...] = ()) -> jax.Array:
+    return jax.random.uniform(key, shape, minval=centre - spread, maxval=centre + spread)

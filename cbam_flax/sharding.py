@@ -1,0 +1,85 @@
+"""The device mesh, and how batches and the training state lie on it.
+
+Axes: `data` and `fsdp` share the batch; `fsdp` also holds a piece of every large array of the state;
+`spatial` splits the image height (XLA exchanges the halos that the convolutions need).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from data_prep.cli import UserError
+
+AXES = ("data", "fsdp", "spatial")
+IMAGES = P(("data", "fsdp"), "spatial")  # (B, H, W, ...)
+EXAMPLES = P(("data", "fsdp"))  # (B, ...)
+MIN_SHARDED_SIZE = 2**14  # elements; smaller arrays cost more to gather than to keep
+
+
+def make_mesh(shape: Mapping[str, int], devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices (or `devices`); an axis of -1 takes what the others leave over.
+
+    Raises:
+        UserError: the axes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [shape[axis] for axis in AXES]
+    try:
+        sizes = list(np.empty(len(devices)).reshape(sizes).shape)
+    except ValueError as error:
+        raise UserError(
+            f"config.mesh {dict(zip(AXES, sizes, strict=True))} does not fit {len(devices)} devices: "
+            f"the product must be that number, with -1 on at most one axis"
+        ) from error
+    return jax.make_mesh(tuple(sizes), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def check_divisible(mesh: Mesh, *, image_size: int, **batch_sizes: int) -> None:
+    """Refuses batches and images that the mesh cannot cut into equal pieces.
+
+    Raises:
+        UserError: names the size, the axes and the mend.
+    """
+    pieces = mesh.shape["data"] * mesh.shape["fsdp"]
+    for name, size in batch_sizes.items():
+        if size % pieces:
+            raise UserError(
+                f"config.{name} {size} cannot be split over {pieces} devices "
+                f"(mesh.data x mesh.fsdp); make it a multiple of {pieces}"
+            )
+    if image_size % mesh.shape["spatial"]:
+        raise UserError(
+            f"config.image_size {image_size} cannot be split over "
+            f"config.mesh.spatial {mesh.shape['spatial']}"
+        )
+
+
+def state_sharding(abstract_state: Any, mesh: Mesh, min_size: int = MIN_SHARDED_SIZE) -> Any:
+    """For each array of the state: its longest axis that `fsdp` divides is split, if it is large.
+
+    One rule by shape serves parameters, optimizer moments and averages alike, so that they lie
+    together. The flatten-dense kernel, most of the model, is what it is for.
+    """
+    pieces = mesh.shape["fsdp"]
+
+    def place(array: jax.ShapeDtypeStruct) -> NamedSharding:
+        spec: list[str | None] = [None] * array.ndim
+        divisible = [axis for axis in range(array.ndim) if array.shape[axis] % pieces == 0]
+        if array.size >= min_size and divisible:
+            spec[max(divisible, key=lambda axis: array.shape[axis])] = "fsdp"
+        return NamedSharding(mesh, P(*spec))
+
+    return jax.tree.map(place, abstract_state)
+
+
+def batch_sharding(mesh: Mesh) -> dict[str, NamedSharding]:
+    """The layout of a batch: `image` (B, S, S) and `label` (B,)."""
+    return {"image": NamedSharding(mesh, IMAGES), "label": NamedSharding(mesh, EXAMPLES)}
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())

@@ -1,0 +1,223 @@
+"""Figures of a binary classifier and their intervals from a bootstrap over patients.
+
+The images of one patient are not independent, so whole patients are drawn with replacement: a
+resample is a vector of whole-number weights, one per image, equal within a patient (the cluster
+bootstrap: Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
+A statistic is a function of such weights, `(r, n) -> {name: (r,)}`, and works on many resamples
+at once. Everything is numpy in float64; scikit-learn gives the figures themselves.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import scipy.special
+import scipy.stats
+import sklearn.metrics
+
+Weights = np.ndarray
+Statistic = Callable[[Weights], Mapping[str, np.ndarray]]
+
+RESAMPLES = 2000
+LEVEL = 0.95
+ECE_BINS = 15
+DECIMALS = 5  # of every figure in metrics.json
+_CHUNK_ELEMENTS = 2_000_000  # of weights held at once, 16 MB
+
+
+def figures(label: np.ndarray, probability: np.ndarray, threshold: float) -> dict[str, float]:
+    """The usual figures of probabilities (n,) against labels (n,) in {0, 1}.
+
+    An image is called positive where `probability >= threshold`. A figure that the data leave
+    undefined (AUROC of one class, PPV without a positive call) is nan.
+    """
+    label = np.asarray(label, np.int64)
+    probability = np.asarray(probability, np.float64)
+    both_classes = 0 < label.sum() < label.size
+    called = (probability >= threshold).astype(np.int64)
+    tn, fp, fn, tp = sklearn.metrics.confusion_matrix(label, called, labels=[0, 1]).ravel()
+    return {
+        "auroc": sklearn.metrics.roc_auc_score(label, probability) if both_classes else np.nan,
+        "average_precision": (
+            sklearn.metrics.average_precision_score(label, probability) if label.any() else np.nan
+        ),
+        "brier": np.mean((probability - label) ** 2) if label.size else np.nan,
+        "log_loss": (
+            sklearn.metrics.log_loss(label, probability, labels=[0, 1]) if label.size else np.nan
+        ),
+        "ece": expected_calibration_error(label, probability),
+        "sensitivity": _ratio(tp, tp + fn),
+        "specificity": _ratio(tn, tn + fp),
+        "ppv": _ratio(tp, tp + fp),
+        "npv": _ratio(tn, tn + fn),
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+        "accuracy": _ratio(tp + tn, label.size),
+    }
+
+
+def expected_calibration_error(label: np.ndarray, probability: np.ndarray) -> float:
+    """Mean |observed - predicted| over 15 equal-width bins (Guo et al. 2017, equation 3)."""
+    gap = np.bincount(_bins(probability), weights=probability - label, minlength=ECE_BINS)
+    return _ratio(np.abs(gap).sum(), label.size)
+
+
+def figures_statistic(label: np.ndarray, probability: np.ndarray, threshold: float) -> Statistic:
+    """`figures` as a statistic of weights (r, n); equal to scikit-learn's `sample_weight`."""
+    label = np.asarray(label, np.float64)
+    probability = np.asarray(probability, np.float64)
+    curve = curve_statistic(label, probability)
+    called = probability >= threshold
+    clipped = np.clip(probability, np.finfo(float).eps, 1 - np.finfo(float).eps)
+    sums_of = np.stack(
+        [
+            label * called,
+            (1 - label) * called,
+            label * ~called,
+            (1 - label) * ~called,
+            (probability - label) ** 2,
+            -np.where(label == 1, np.log(clipped), np.log1p(-clipped)),
+        ],
+        axis=1,
+    )
+    gap_by_bin = np.eye(ECE_BINS)[_bins(probability)] * (probability - label)[:, None]
+
+    def statistic(weights: Weights) -> dict[str, np.ndarray]:
+        tp, fp, fn, tn, squares, logs = (weights @ sums_of).T
+        total = weights.sum(axis=1)
+        true, false = curve(weights)
+        precision = _ratio(true, true + false)
+        steps = np.diff(true, axis=1, prepend=0)
+        false_before = false - np.diff(false, axis=1, prepend=0)
+        concordant = (steps * (false[:, -1:] - (false + false_before) / 2)).sum(axis=1)
+        return {
+            "auroc": _ratio(concordant, true[:, -1] * false[:, -1]),
+            "average_precision": _ratio(np.nansum(steps * precision, axis=1), true[:, -1]),
+            "brier": _ratio(squares, total),
+            "log_loss": _ratio(logs, total),
+            "ece": _ratio(np.abs(weights @ gap_by_bin).sum(axis=1), total),
+            "sensitivity": _ratio(tp, tp + fn),
+            "specificity": _ratio(tn, tn + fp),
+            "ppv": _ratio(tp, tp + fp),
+            "npv": _ratio(tn, tn + fn),
+            "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+            "accuracy": _ratio(tp + tn, total),
+        }
+
+    return statistic
+
+
+def curve_statistic(
+    label: np.ndarray, probability: np.ndarray
+) -> Callable[[Weights], tuple[np.ndarray, np.ndarray]]:
+    """Weights (r, n) -> weighted true and false positives (r, g), falling over the g distinct
+    scores: sorted once here, then only sums for each resample."""
+    order = np.argsort(-probability, kind="stable")
+    starts = np.flatnonzero(np.diff(probability[order], prepend=np.inf))
+    positive = label[order]
+
+    def curve(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
+        ordered = weights[:, order]
+        called = np.add.reduceat(ordered, starts, axis=1).cumsum(axis=1)
+        true = np.add.reduceat(ordered * positive, starts, axis=1).cumsum(axis=1)
+        return true, called - true
+
+    return curve
+
+
+def bootstrap(
+    statistic: Statistic, patient_id: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """`statistic` on `resamples` draws of as many patients as there are, (resamples,) each.
+
+    The draws are a function of the seed and of the set of patients alone: not of the order of
+    the images, and the same for every statistic, which is what makes differences paired.
+    """
+    patients, of_image = np.unique(np.asarray(patient_id, str), return_inverse=True)
+    n = len(patients)
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK_ELEMENTS // max(1, of_image.size))
+    parts = []
+    for start in range(0, resamples, chunk):
+        r = min(chunk, resamples - start)
+        drawn = rng.integers(n, size=(r, n)) + n * np.arange(r)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=r * n).reshape(r, n)
+        parts.append(statistic(weights[:, of_image].astype(np.float64)))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def interval(
+    value: float, samples: np.ndarray, level: float = LEVEL, independent: int | None = None
+) -> dict[str, float | None]:
+    """The figure with its bias-corrected percentile interval, `{"value", "low", "high"}`.
+
+    Resamples without the figure (one class only) are left out. The correction (Efron 1987,
+    Better bootstrap confidence intervals, without acceleration) matters for ECE, whose resamples
+    are all higher than the figure. A figure that is 1 in every resample has no width in any
+    bootstrap; given the number of `independent` patients behind it, the exact binomial limit
+    (Clopper and Pearson 1934) takes its place. None stands for a figure that is undefined.
+    """
+    samples = samples[np.isfinite(samples)]
+    if not np.isfinite(value) or not samples.size:
+        return {"value": None, "low": None, "high": None}
+    below = np.mean(samples < value) + np.mean(samples == value) / 2
+    shift = scipy.special.ndtri(np.clip(below, 1 / samples.size, 1 - 1 / samples.size))
+    tail = scipy.special.ndtri((1 + level) / 2)
+    low, high = np.quantile(samples, scipy.special.ndtr(2 * shift + np.array([-tail, tail])))
+    if independent and low == high and value in (0, 1):
+        limit = ((1 - level) / 2) ** (1 / independent)
+        low, high = (limit, 1.0) if value == 1 else (0.0, 1 - limit)
+    return {
+        key: round(float(x), DECIMALS)
+        for key, x in zip(
+            ("value", "low", "high"), (value, min(low, value), max(high, value)), strict=True
+        )
+    }
+
+
+def figures_with_intervals(
+    label: np.ndarray,
+    probability: np.ndarray,
+    patient_id: np.ndarray,
+    threshold: float,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, dict[str, float | None]]:
+    """Every figure of `figures` with its interval over patients."""
+    samples = bootstrap(
+        figures_statistic(label, probability, threshold), patient_id, resamples, seed
+    )
+    called = probability >= threshold
+    patients = {
+        name: len(np.unique(np.asarray(patient_id)[mask]))
+        for name, mask in {
+            "sensitivity": label == 1,
+            "specificity": label == 0,
+            "ppv": called,
+            "npv": ~called,
+            "accuracy": np.ones(len(label), bool),
+        }.items()
+    }
+    # m positives and m negatives hold m pairs without a patient in common, so the exact limit
+    # for m trials bounds a perfect AUROC too.
+    fewest = min(patients["sensitivity"], patients["specificity"])
+    return {
+        name: interval(value, samples[name], independent=patients.get(name, fewest))
+        for name, value in figures(label, probability, threshold).items()
+    }
+
+
+def predictive_values(
+    sensitivity: np.ndarray, specificity: np.ndarray, prevalence: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """PPV and NPV by Bayes' rule at another prevalence, sensitivity and specificity unchanged."""
+    found, missed = sensitivity * prevalence, (1 - sensitivity) * prevalence
+    cleared, alarmed = specificity * (1 - prevalence), (1 - specificity) * (1 - prevalence)
+    return _ratio(found, found + alarmed), _ratio(cleared, cleared + missed)
+
+
+def _bins(probability: np.ndarray) -> np.ndarray:
+    return np.minimum((np.asarray(probability) * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.true_divide(numerator, denominator)

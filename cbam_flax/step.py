@@ -1,0 +1,169 @@
+"""The training state and the two pure functions on it: one training step, one forward pass.
+
+Both are jitted by their callers over a mesh. Under jit a batch that is sharded is still ONE array:
+means, BatchNorm statistics and gradients are global without a word about devices here.
+"""
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from cbam_flax.augment import augment
+from cbam_flax.models import block_kernel_l2
+
+EMA_WARMUP = 10  # steps; early on the average follows closely, or it would remember the start
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a resume needs. The data's order and all randomness follow from `step`."""
+
+    step: jax.Array  # int32, optimizer steps done
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema_params: Any  # None where config.optimizer.ema is 0
+
+    @property
+    def inference_variables(self) -> dict[str, Any]:
+        """What evaluation and export use: the averaged parameters where they are kept."""
+        params = self.params if self.ema_params is None else self.ema_params
+        return {"params": params, "batch_stats": self.batch_stats}
+
+
+def init_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, config: ConfigDict
+) -> TrainState:
+    """A fresh state, a pure function of `config.seed`."""
+    size = config.image_size
+    images = jnp.zeros((1, size, size, config.model.channels))
+    variables = model.init({"params": jax.random.key(config.seed)}, images, train=False)
+    params = variables["params"]
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(params),
+        # A copy: a donated state must not hold one buffer twice.
+        ema_params=jax.tree.map(jnp.copy, params) if config.optimizer.ema else None,
+    )
+
+
+def scale_images(images: jax.Array) -> jax.Array:
+    """uint8 (B, S, S) -> float32 (B, S, S, 1) in [0, 1], the model's input."""
+    return images[..., None].astype(jnp.float32) / 255
+
+
+def example_loss(logits: jax.Array, labels: jax.Array, config: ConfigDict) -> jax.Array:
+    """Binary cross-entropy of each example, (B,), with smoothing and positive weight.
+
+    Args:
+        logits: float32 (B,).
+        labels: float32 (B,) in [0, 1].
+        config: the `loss` group.
+    """
+    weights = 1 + (config.positive_weight - 1) * labels
+    smooth = labels * (1 - config.label_smoothing) + config.label_smoothing / 2
+    return weights * optax.sigmoid_binary_cross_entropy(logits, smooth)
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, jax.Array],
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimizer step over a batch, in `config.optimizer.accumulate` pieces.
+
+    Accumulated gradients are the large batch's, but for BatchNorm and dropout: the statistics are
+    those of each piece, applied one after the other.
+
+    Args:
+        state: donated by the caller.
+        batch: `image` uint8 (B, S, S), `label` int32 (B,).
+
+    Returns:
+        The next state and the step's figures, scalars. Where the loss or the gradient is not
+        finite, the state is the old one but for `step`, and `skipped` is True.
+    """
+    augment_key, dropout_key = jax.random.split(
+        jax.random.fold_in(jax.random.key(config.seed), state.step)
+    )
+    images, labels = augment(
+        scale_images(batch["image"]),
+        batch["label"].astype(jnp.float32),
+        augment_key,
+        config.augment,
+    )
+
+    def loss_of(
+        params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        loss = example_loss(logits, labels, config.loss).mean()
+        if config.loss.l2:
+            loss += config.loss.l2 * block_kernel_l2(params)
+        return loss, (updated["batch_stats"], logits)
+
+    pieces = config.optimizer.accumulate
+
+    def accumulate(carry: Any, piece: Any) -> Any:
+        gradients, batch_stats = carry
+        (loss, (batch_stats, logits)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params, batch_stats, *piece
+        )
+        gradients = jax.tree.map(lambda total, g: total + g / pieces, gradients, gradient)
+        return (gradients, batch_stats), (loss, logits)
+
+    # Piece i takes every pieces-th example, so that each device works on its own part of each.
+    cut = lambda x: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1)  # noqa: E731
+    (gradients, batch_stats), (losses, logits) = jax.lax.scan(
+        accumulate,
+        (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats),
+        (cut(images), cut(labels), jax.random.split(dropout_key, pieces)),
+    )
+
+    loss, gradient_norm = losses.mean(), optax.tree.norm(gradients)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    new = state.replace(
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        ema_params=update_ema(state, params, config.optimizer.ema),
+    )
+    finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+    new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+    metrics = {
+        "loss": loss,
+        "accuracy": jnp.mean((logits > 0) == (cut(labels) > 0.5)),
+        "gradient_norm": gradient_norm,
+        "skipped": ~finite,
+    }
+    return new.replace(step=state.step + 1), metrics
+
+
+def update_ema(state: TrainState, params: Any, decay: float) -> Any:
+    """The running average of the parameters; its decay grows from 1/10 to `decay` with the step."""
+    if state.ema_params is None:
+        return None
+    decay = jnp.minimum(decay, (1 + state.step) / (EMA_WARMUP + state.step))
+    return optax.incremental_update(params, state.ema_params, 1 - decay)
+
+
+def eval_step(variables: dict[str, Any], images: jax.Array, *, model: nn.Module) -> jax.Array:
+    """Logits float32 (B,) of uint8 images (B, S, S), in inference mode."""
+    return model.apply(variables, scale_images(images), train=False)
