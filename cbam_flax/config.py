@@ -18,7 +18,7 @@ FREE_ON_RESUME = ("data_dir", "mesh", "log_every_steps", "profile")
 
 
 def duration(**amount: float) -> ConfigDict:
-    """A length of training, such as `duration(epochs=30)`: exactly one unit of `UNITS` is not None."""
+    """A length of training, such as `duration(epochs=30)`: exactly one of `UNITS` is not None."""
     fields: dict[str, Any] = {
         "steps": config_dict.placeholder(int),
         "epochs": config_dict.placeholder(float),

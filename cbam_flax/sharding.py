@@ -1,7 +1,7 @@
 """The device mesh, and how batches and the training state lie on it.
 
-Axes: `data` and `fsdp` share the batch; `fsdp` also holds a piece of every large array of the state;
-`spatial` splits the image height (XLA exchanges the halos that the convolutions need).
+Axes: `data` and `fsdp` share the batch; `fsdp` also holds a piece of every large array of the
+state; `spatial` splits the image height (XLA exchanges the halos that the convolutions need).
 """
 
 from collections.abc import Mapping
@@ -32,8 +32,8 @@ def make_mesh(shape: Mapping[str, int], devices: list[jax.Device] | None = None)
         sizes = list(np.empty(len(devices)).reshape(sizes).shape)
     except ValueError as error:
         raise UserError(
-            f"config.mesh {dict(zip(AXES, sizes, strict=True))} does not fit {len(devices)} devices: "
-            f"the product must be that number, with -1 on at most one axis"
+            f"config.mesh {dict(zip(AXES, sizes, strict=True))} does not fit {len(devices)} "
+            f"devices: the product must be that number, with -1 on at most one axis"
         ) from error
     return jax.make_mesh(tuple(sizes), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
 

@@ -2,7 +2,8 @@
 
     python -m data_prep.prepare --dataset=rsna --raw=RAW --mapping=MAPPING --data_dir=data \\
         --image_size=224 --interpolation=nearest
-    python -m cbam_flax.main --config=configs/notebook.py --workdir=runs/notebook --config.data_dir=data
+    python -m cbam_flax.main --config=configs/notebook.py --workdir=runs/notebook \\
+        --config.data_dir=data
 
 For the notebook's own split, whose figures are inflated, prepare with `--split=row` and add
 `--config.dataset=rsna_pneumonia/224px-row-nearest`.
