@@ -1,0 +1,152 @@
+"""What is saved, when it is kept, and how it comes back.
+
+A checkpoint holds the state, the config and the fingerprint of the data. The position in the data
+is the state's step: the order of examples is a function of it.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from flax import linen as nn
+from ml_collections import ConfigDict
+from orbax.checkpoint import checkpoint_managers
+
+from cbam_flax import config as config_lib
+from cbam_flax.step import TrainState
+from data_prep.cli import UserError
+
+BEST = "auroc"  # on validation
+
+
+def make_manager(workdir: str, config: ConfigDict | None = None) -> ocp.CheckpointManager:
+    """Asynchronous checkpoints in WORKDIR/checkpoints: the newest, and the best by AUROC.
+
+    Without a config the manager only reads.
+    """
+    from etils import epath
+
+    options = ocp.CheckpointManagerOptions(
+        best_fn=lambda metrics: metrics[BEST], read_only=True, create=False
+    )
+    if config is not None:
+        options = ocp.CheckpointManagerOptions(
+            best_fn=lambda metrics: metrics[BEST],
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                [
+                    checkpoint_managers.LatestN(config.checkpoint.keep_latest),
+                    checkpoint_managers.BestN(
+                        get_metric_fn=lambda metrics: metrics[BEST],
+                        n=config.checkpoint.keep_best,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+            ),
+        )
+    return ocp.CheckpointManager(epath.Path(workdir).absolute() / "checkpoints", options=options)
+
+
+def save(
+    manager: ocp.CheckpointManager,
+    state: TrainState,
+    *,
+    step: int,
+    config: ConfigDict,
+    fingerprint: dict[str, str],
+    metrics: dict[str, float] | None,
+) -> None:
+    """Starts an asynchronous save of the state after `step` steps.
+
+    Args:
+        fingerprint: of the data, as `data_fingerprint` gives it.
+        metrics: of this very state on validation, if it was evaluated.
+    """
+    manager.save(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            run=ocp.args.JsonSave({"config": json.loads(config.to_json()), "data": fingerprint}),
+        ),
+        metrics=metrics,
+    )
+
+
+def restore(
+    manager: ocp.CheckpointManager,
+    abstract_state: TrainState,
+    *,
+    config: ConfigDict,
+    fingerprint: dict[str, str],
+) -> TrainState:
+    """The newest state, laid out as the shardings of `abstract_state` say, on any mesh.
+
+    Raises:
+        UserError: the checkpoint was made with another config or other data; names what differs.
+    """
+    step = manager.latest_step()
+    run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+    changes = config_lib.differences(ConfigDict(run["config"]), config)
+    changes += [
+        f"data of the {split} split: {run['data'].get(split)} -> {value}"
+        for split, value in fingerprint.items()
+        if run["data"].get(split) != value
+    ]
+    if changes:
+        raise UserError(
+            f"{manager.directory.parent} holds a run of another config or other data "
+            f"({'; '.join(changes)}); use another --workdir or change it back"
+        )
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+    return manager.restore(step, args=args).state
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A trained model as evaluation and export need it."""
+
+    config: ConfigDict
+    model: nn.Module
+    variables: dict[str, Any]  # params (averaged where kept) and batch_stats, on the default device
+    step: int
+    fingerprint: dict[str, str]  # of the data, by split
+
+
+def load_for_inference(workdir: str, step: int | None = None) -> Restored:
+    """The best checkpoint by validation AUROC (the newest where none was evaluated), or `step`.
+
+    Raises:
+        UserError: no such folder, no checkpoint in it, or not that step.
+    """
+    from etils import epath
+
+    from cbam_flax.models import create_model
+
+    if not (epath.Path(workdir) / "checkpoints").is_dir():
+        raise UserError(f"{workdir} is no run: it has no folder checkpoints; check --workdir")
+    with make_manager(workdir) as manager:
+        steps = manager.all_steps()
+        if not steps:
+            raise UserError(f"{workdir} holds no finished checkpoint; train longer")
+        if step is not None and step not in steps:
+            raise UserError(f"{workdir} has no checkpoint of step {step}; it has {sorted(steps)}")
+        step = step if step is not None else manager.best_step() or manager.latest_step()
+        run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+            manager.item_metadata(step).state.tree,
+        )
+        saved = manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        ).state
+    config = ConfigDict(run["config"])
+    params = saved["params"] if saved["ema_params"] is None else saved["ema_params"]
+    return Restored(
+        config=config,
+        model=create_model(config.model),
+        variables={"params": params, "batch_stats": saved["batch_stats"]},
+        step=step,
+        fingerprint=run["data"],
+    )
