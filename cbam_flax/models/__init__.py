@@ -1,0 +1,67 @@
+"""The model and what one does with it: create it, read its attention maps, penalise its kernels."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cbam_flax.models.cbam_resnet import CBAMResNet
+
+__all__ = ["CBAMResNet", "attention_maps", "block_kernel_l2", "create_model"]
+
+Variables = Mapping[str, Any]
+
+
+def create_model(config: Mapping[str, Any]) -> CBAMResNet:
+    """The model that `config.model` describes; keys left out take `CBAMResNet`'s defaults.
+
+    `dtype="auto"` is bfloat16 where the default backend is a TPU or a GPU, else float32.
+
+    Raises:
+        ValueError: an unknown key, or a value that its switch does not know.
+    """
+    settings = dict(config)
+    unknown = settings.keys() - {field.name for field in dataclasses.fields(CBAMResNet)}
+    if unknown:
+        raise ValueError(f"the model config has unknown keys: {', '.join(sorted(unknown))}")
+    if settings.get("dtype") == "auto":
+        settings["dtype"] = "bfloat16" if jax.default_backend() in ("tpu", "gpu") else "float32"
+    for key in settings.keys() & {"dtype", "param_dtype"}:
+        settings[key] = jnp.dtype(settings[key])
+    for key in settings.keys() & {"stages", "dilations"}:
+        settings[key] = tuple(settings[key])
+    return CBAMResNet(**settings)
+
+
+def attention_maps(
+    model: CBAMResNet, variables: Variables, images: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Inference that also returns what the spatial gates let through.
+
+    Returns:
+        Logits `(B,)` float32 and, per block ("block1", ...), the gate `(B, h, w)` in (0, 1) at that
+        block's resolution; an empty dict when the model has no spatial gate.
+    """
+    logits, sown = model.apply(variables, images, train=False, mutable=["intermediates"])
+    gates = {
+        block: modules["cbam"]["spatial"]["gate"][0][..., 0]
+        for block, modules in sown.get("intermediates", {}).items()
+        if "spatial" in modules["cbam"]
+    }
+    return logits, gates
+
+
+def block_kernel_l2(params: Mapping[str, Any]) -> jax.Array:
+    """Sum of squares of the eight 3x3 kernels of the residual blocks, a scalar in their dtype.
+
+    Times 0.001 it is the penalty that the notebook adds to its loss.
+    """
+    kernels = [
+        layers[conv]["kernel"]
+        for name, layers in params.items()
+        if name.startswith("block")
+        for conv in ("conv1", "conv2")
+    ]
+    return jnp.sum(jnp.stack([jnp.sum(jnp.square(kernel)) for kernel in kernels]))
