@@ -73,33 +73,39 @@ def save(
     )
 
 
-def restore(
-    manager: ocp.CheckpointManager,
-    abstract_state: TrainState,
-    *,
-    config: ConfigDict,
-    fingerprint: dict[str, str],
-) -> TrainState:
-    """The newest state, laid out as the shardings of `abstract_state` say, on any mesh.
-
-    Raises:
-        UserError: the checkpoint was made with another config or other data; names what differs.
-    """
-    step = manager.latest_step()
-    run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
-    changes = config_lib.differences(ConfigDict(run["config"]), config)
-    changes += [
-        f"data of the {split} split: {run['data'].get(split)} -> {value}"
-        for split, value in fingerprint.items()
-        if run["data"].get(split) != value
-    ]
-    if changes:
-        raise UserError(
-            f"{manager.directory.parent} holds a run of another config or other data "
-            f"({'; '.join(changes)}); use another --workdir or change it back"
-        )
+def restore(manager: ocp.CheckpointManager, step: int, abstract_state: TrainState) -> TrainState:
+    """The state after `step` steps, laid out as `abstract_state` says, on any mesh."""
     args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
     return manager.restore(step, args=args).state
+
+
+def claim_workdir(workdir: str, config: ConfigDict, fingerprint: dict[str, str]) -> None:
+    """Writes WORKDIR/config.json and data.json, or compares with those of the run that is there.
+
+    Raises:
+        UserError: the folder holds a run of another config or other data; names what differs.
+    """
+    from etils import epath
+
+    folder = epath.Path(workdir)
+    config_file, data_file = folder / "config.json", folder / "data.json"
+    if config_file.exists() and data_file.exists():
+        changes = config_lib.differences(ConfigDict(json.loads(config_file.read_text())), config)
+        old = json.loads(data_file.read_text())
+        changes += [
+            f"data of the {split} split: {old.get(split)} -> {value}"
+            for split, value in fingerprint.items()
+            if old.get(split) != value
+        ]
+        if changes:
+            raise UserError(
+                f"{workdir} holds a run of another config or other data ({'; '.join(changes)}); "
+                f"choose another --workdir or change it back"
+            )
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        config_file.write_text(config.to_json(indent=2) + "\n")
+        data_file.write_text(json.dumps(fingerprint, indent=2) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,11 @@ The files in `configs/` start from `default_config()` and change what their data
 overridden on the command line as `--config.model.width=0.5`; ml_collections refuses unknown ones.
 """
 
+import json
 import math
 from typing import Any
 
+from flax import traverse_util
 from ml_collections import ConfigDict, config_dict
 
 from data_prep.cli import UserError
@@ -31,7 +33,7 @@ def default_config() -> ConfigDict:
     """Every key that exists, with the value that suits RSNA at 256 px."""
     config = ConfigDict()
     config.seed = 0
-    config.data_dir = config_dict.required_placeholder(str)  # where data_prep.prepare wrote
+    config.data_dir = "data"  # what data_prep.prepare was given; local or gs://
     config.dataset = "rsna_pneumonia"  # or with a variant, as in rsna_pneumonia/256px-row
     config.image_size = 256  # height and width in pixels; names the variant of the data set
     config.batch_size = 64  # global: over all devices and hosts
@@ -43,9 +45,7 @@ def default_config() -> ConfigDict:
     config.checkpoint = ConfigDict(
         {"every": duration(epochs=1.0), "keep_latest": 2, "keep_best": 1}
     )
-    config.early_stopping = ConfigDict(
-        {"patience": 0}
-    )  # evaluations without a better AUROC; 0: off
+    config.early_stopping = 0  # after so many evaluations without a better AUROC; 0: off
     config.log_every_steps = 20
     config.profile = False  # a trace of a few early steps in WORKDIR/tensorboard
     config.non_finite = "stop"  # or "skip": leave the state as it was and go on
@@ -215,7 +215,7 @@ def check(config: ConfigDict) -> None:
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     """The keys, but those of `FREE_ON_RESUME`, in which two configs differ: `key: old -> new`."""
-    flat_old, flat_new = (_flat(config.to_dict()) for config in (old, new))
+    flat_old, flat_new = flatten(old), flatten(new)
     return [
         f"{key}: {flat_old.get(key)} -> {flat_new.get(key)}"
         for key in sorted(flat_old.keys() | flat_new.keys())
@@ -223,11 +223,6 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     ]
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """The leaves by dotted path, with tuples as lists, as JSON gives them back."""
+    return traverse_util.flatten_dict(json.loads(config.to_json()), sep=".")

@@ -1,9 +1,9 @@
 """TFRecords -> a memory-mapped array of decoded images -> sharded device batches.
 
 A split is decoded once, into uint8 `.npy` files that later runs map into memory (RSNA at 256 px:
-1.7 GB). Batch s is then a plain gather by an index that is a pure function of (seed, s): the same on
-any number of hosts, and a resume at any step costs the same. docs/training.md has the measurements
-that chose this over tf.data and Grain.
+1.7 GB). Batch s is then a plain gather by an index that is a pure function of (seed, s): the same
+on any number of hosts, and a resume at any step costs the same. docs/training.md has the
+measurements that chose this over tf.data and Grain.
 """
 
 import dataclasses
@@ -246,14 +246,20 @@ class Order:
         return rng.permutation(np.concatenate([np.resize(members, half) for members in classes]))
 
 
-def put_batch(split: Split, labels: np.ndarray, indices: np.ndarray, mesh: Mesh) -> dict[str, Any]:
-    """The batch of these examples as global arrays; each host reads only what its devices hold."""
+def put_batch(
+    images: np.ndarray, labels: np.ndarray, indices: np.ndarray, mesh: Mesh
+) -> dict[str, jax.Array]:
+    """The batch of these examples as global arrays; each host reads only what its devices hold.
+
+    Returns:
+        `image` uint8 (B, S, S) and `label` int32 (B,), laid out by `sharding.batch_sharding`.
+    """
     shardings = batch_sharding(mesh)
 
     def pixels(index: tuple[slice, ...]) -> np.ndarray:
-        return split.images[(indices[index[0]], *index[1:])]
+        return images[(indices[index[0]], *index[1:])]
 
-    shape = (len(indices), *split.images.shape[1:])
+    shape = (len(indices), *images.shape[1:])
     return {
         "image": jax.make_array_from_callback(shape, shardings["image"], pixels),
         "label": jax.make_array_from_callback(
@@ -262,12 +268,22 @@ def put_batch(split: Split, labels: np.ndarray, indices: np.ndarray, mesh: Mesh)
     }
 
 
+def abstract_batch(batch_size: int, image_size: int, mesh: Mesh) -> dict[str, Any]:
+    """The shapes and places of what `put_batch` returns, for compilation ahead of time."""
+    shardings = batch_sharding(mesh)
+    shape = (batch_size, image_size, image_size)
+    return {
+        "image": jax.ShapeDtypeStruct(shape, np.uint8, sharding=shardings["image"]),
+        "label": jax.ShapeDtypeStruct(shape[:1], np.int32, sharding=shardings["label"]),
+    }
+
+
 def train_batches(
-    split: Split, labels: np.ndarray, order: Order, mesh: Mesh, *, start: int, stop: int
-) -> Iterator[dict[str, Any]]:
+    split: Split, order: Order, mesh: Mesh, *, start: int, stop: int
+) -> Iterator[dict[str, jax.Array]]:
     """The batches of the steps from `start` to `stop`, two of them made ahead in a thread."""
     with ThreadPoolExecutor(1, "batches") as pool:
-        make = lambda step: put_batch(split, labels, order.batch(step), mesh)  # noqa: E731
+        make = lambda step: put_batch(split.images, order.labels, order.batch(step), mesh)  # noqa: E731
         ahead = [pool.submit(make, step) for step in range(start, min(start + 2, stop))]
         for step in range(start, stop):
             if step + 2 < stop:

@@ -1,0 +1,92 @@
+"""Trains what a config describes and evaluates the best checkpoint.
+
+    python -m cbam_flax.main --config=configs/rsna.py --workdir=runs/rsna --config.data_dir=data
+
+Any key of the config can be set: --config.batch_size=32 --config.duration.steps=100. The same
+command again continues a run that was interrupted. Exit status: 0 finished, 2 something to mend
+(one sentence says what), 75 stopped by SIGTERM after a save.
+"""
+
+import os
+import pathlib
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from data_prep import cli
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/, or one like them")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run, local or gs://")
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "join the other processes of the run; on a TPU slice nothing else is needed",
+)
+COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "with --coordinator_address")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "with --coordinator_address")
+
+
+def main() -> int:
+    for flag in ("config", "workdir"):
+        if flags.FLAGS[flag].value is None:
+            raise cli.UserError(f"--{flag} is needed, as in the example that --help shows")
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not os.path.exists(file):
+        raise cli.UserError(f"there is no config file {file}; configs/ holds some")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    _log_own_lines()
+
+    import jax
+
+    if DISTRIBUTED.value:
+        jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "cbam_flax", "jax"))
+
+    from cbam_flax import config as config_lib
+    from cbam_flax.train import train_and_evaluate
+
+    config = CONFIG.value
+    overridden = config_flags.get_override_values(flags.FLAGS["config"])
+    config_lib.replace_durations(config, set(overridden))
+    return train_and_evaluate(config, WORKDIR.value)
+
+
+def _log_own_lines() -> None:
+    """INFO lines of this project and clu, warnings of everybody, without absl's prefix."""
+    logging.set_verbosity(logging.INFO)
+    handler = logging.get_absl_handler()
+    handler.setFormatter(None)
+    own = (f"{os.sep}cbam_flax{os.sep}", f"{os.sep}clu{os.sep}")
+    handler.addFilter(
+        lambda record: (
+            record.levelno >= logging.converter.STANDARD_WARNING
+            or any(part in record.pathname for part in own)
+        )
+    )
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """absl's parsing, but --help exits with 0 and a wrong flag is one line, exit status 2."""
+    if {"--help", "-h", "-help"} & set(argv[1:]):
+        print(f"{__doc__}\nflags:\n{flags.FLAGS.module_help(sys.modules[__name__])}")
+        sys.exit(0)
+    try:
+        rest = flags.FLAGS(argv)
+        if rest[1:]:
+            raise cli.UserError(f"{rest[1]!r} is no flag; values are given as --name=VALUE")
+        return rest
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        message = " ".join(str(error).split())
+        print(f"error: {message}; see --help", file=sys.stderr)
+    except cli.UserError as error:
+        print(f"error: {error}; see --help", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    cli.run(lambda: app.run(lambda _: sys.exit(main()), flags_parser=_parse_flags))

@@ -1,0 +1,195 @@
+"""The training loop, top to bottom in the order it runs."""
+
+import functools
+import signal
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from clu import periodic_actions
+from etils import epath
+from ml_collections import ConfigDict
+
+from cbam_flax import checkpoint, evaluate, input_pipeline, monitor, sharding
+from cbam_flax import config as config_lib
+from cbam_flax import optimizer as optimizer_lib
+from cbam_flax import step as step_lib
+from cbam_flax.augment import augment
+from cbam_flax.models import create_model
+
+INTERRUPTED = 75  # exit status after a save on SIGTERM (EX_TEMPFAIL): the same command continues
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
+    """Trains, or goes on training, what `config` describes, and evaluates the best checkpoint.
+
+    Everything is left in `workdir`; called again with the same config it continues there.
+
+    Returns:
+        0 when finished, `INTERRUPTED` when a signal stopped it after a save.
+
+    Raises:
+        UserError: a config, data set or workdir that does not fit, or a step that is not finite.
+    """
+    config_lib.check(config)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_divisible(mesh, image_size=config.image_size, batch_size=config.batch_size)
+
+    # Data: two splits in memory maps, and the order of the training examples.
+    load = functools.partial(
+        input_pipeline.load_split, config.data_dir, config.dataset, config.image_size
+    )
+    train, validation = load("train"), load("validation")
+    for split in (train, validation):
+        input_pipeline.check_labels(split)
+    labels = train.labels
+    if config.shuffle_labels:
+        labels = np.random.default_rng(config.seed).permutation(labels)
+    order = input_pipeline.Order(labels, config.batch_size, config.seed, config.sampling)
+    to_steps = functools.partial(
+        config_lib.to_steps, batch_size=config.batch_size, examples=order.epoch_size
+    )
+    total_steps = to_steps(config.duration, name="duration")
+    evaluate_every = max(1, to_steps(config.evaluate.every, name="evaluate.every"))
+    checkpoint_every = max(1, to_steps(config.checkpoint.every, name="checkpoint.every"))
+    fingerprint = {split.name: split.fingerprint for split in (train, validation)}
+    checkpoint.claim_workdir(workdir, config, fingerprint)
+
+    # Model, optimizer, and the state as shapes with their places on the mesh.
+    model = create_model(config.model)
+    schedule = optimizer_lib.make_schedule(
+        config.optimizer,
+        total_steps=total_steps,
+        warmup_steps=to_steps(config.optimizer.warmup, name="optimizer.warmup"),
+    )
+    optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule)
+    init = functools.partial(step_lib.init_state, model, optimizer, config)
+    state_sharding = sharding.state_sharding(jax.eval_shape(init), mesh)
+    abstract_state = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        jax.eval_shape(init),
+        state_sharding,
+    )
+
+    # The state: the newest checkpoint's, else a fresh one, made where it belongs.
+    manager = checkpoint.make_manager(workdir, config)
+    start = manager.latest_step() or 0
+    if start:
+        state = checkpoint.restore(manager, start, abstract_state)
+        logging.info("continuing after step %d of %d", start, total_steps)
+    else:
+        state = jax.jit(init, out_shardings=state_sharding)()
+
+    # The step, compiled before the loop so that its needs can be told.
+    batches = input_pipeline.train_batches(train, order, mesh, start=start, stop=total_steps)
+    train_step = jax.jit(
+        functools.partial(step_lib.train_step, model=model, optimizer=optimizer, config=config),
+        in_shardings=(state_sharding, sharding.batch_sharding(mesh)),
+        out_shardings=(state_sharding, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+    compiled = train_step.lower(
+        abstract_state, input_pipeline.abstract_batch(config.batch_size, config.image_size, mesh)
+    ).compile()
+    monitor.log_start(config, state, compiled, mesh, [train, validation], total_steps)
+
+    writer = monitor.make_writer(workdir, start)
+    if start == 0:
+        writer.write_hparams(config_lib.flatten(config))
+        _write_augmented(writer, config, train, order)
+    report_progress = periodic_actions.ReportProgress(
+        num_train_steps=total_steps, writer=writer, every_steps=config.log_every_steps
+    )
+    profile = periodic_actions.Profile(
+        logdir=str(epath.Path(workdir) / "tensorboard"), num_profile_steps=5, first_profile=10
+    )
+    reporter = monitor.Reporter(
+        writer,
+        every_steps=config.log_every_steps,
+        batch_size=config.batch_size,
+        epoch_size=order.epoch_size,
+        schedule=schedule,
+        flops=monitor.flops_of(compiled),
+        on_non_finite=(
+            functools.partial(monitor.stop_at_non_finite, workdir, train, order)
+            if config.non_finite == "stop"
+            else None
+        ),
+    )
+    interrupted = _catch_sigterm()
+
+    previous: tuple[int, Any] | None = None
+    for number in range(start + 1, total_steps + 1):
+        batch = next(batches)
+        with jax.transfer_guard("disallow"):
+            state, metrics = compiled(state, batch)
+        if previous:  # read while this step runs, so that reading never stalls the device
+            reporter.read(*previous)
+        previous = (number, metrics)
+        report_progress(number)
+        if config.profile:
+            profile(number)
+
+        stop = interrupted() or manager.reached_preemption(number)
+        figures = None
+        if number % evaluate_every == 0 or number == total_steps:
+            with report_progress.timed("evaluation"):
+                predictions = evaluate.predict_split(
+                    model, state.inference_variables, validation, config.evaluate.batch_size, mesh
+                )
+            figures = evaluate.summarise(predictions)
+            writer.write_scalars(number, {f"validation/{k}": v for k, v in figures.items()})
+        if figures or number % checkpoint_every == 0 or stop:
+            checkpoint.save(
+                manager,
+                state,
+                step=number,
+                config=config,
+                fingerprint=fingerprint,
+                metrics=figures,
+            )
+        if stop and number < total_steps:
+            manager.wait_until_finished()
+            writer.flush()
+            logging.warning("stopped by a signal after step %d, which is saved", number)
+            return INTERRUPTED
+        if config.early_stopping and figures:
+            waited = (number - (manager.best_step() or number)) // evaluate_every
+            if waited >= config.early_stopping:
+                logging.info("no better validation AUROC for %d evaluations: stopping", waited)
+                break
+
+    if previous:
+        reporter.read(*previous)
+    writer.flush()
+    manager.wait_until_finished()
+    manager.close()
+    for split_name in ("validation", "test"):
+        evaluate.evaluate_workdir(workdir, split_name)
+    return 0
+
+
+def _catch_sigterm() -> Any:
+    """A function that says whether SIGTERM has come; the signal itself no longer ends the process.
+
+    With several processes orbax agrees on a common step instead (`reached_preemption`).
+    """
+    received = []
+    if jax.process_count() == 1:
+        signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+    return lambda: bool(received)
+
+
+def _write_augmented(
+    writer: Any, config: ConfigDict, split: input_pipeline.Split, order: input_pipeline.Order
+) -> None:
+    """A picture of the first augmented training images with their labels, for TensorBoard."""
+    first = order.batch(0)[:32]
+    images, labels = augment(
+        step_lib.scale_images(jax.numpy.asarray(split.images[first])),
+        jax.numpy.asarray(order.labels[first], jax.numpy.float32),
+        jax.random.key(config.seed),
+        config.augment,
+    )
+    writer.write_images(0, {"augmented": monitor.labelled_grid(np.array(images), np.array(labels))})
