@@ -8,11 +8,12 @@ at once. Everything is numpy in float64; scikit-learn gives the figures themselv
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import scipy.special
-import scipy.stats
 import sklearn.metrics
+from numpy.typing import ArrayLike
 
 Weights = np.ndarray
 Statistic = Callable[[Weights], Mapping[str, np.ndarray]]
@@ -145,31 +146,33 @@ def bootstrap(
 
 
 def interval(
-    value: float, samples: np.ndarray, level: float = LEVEL, independent: int | None = None
+    value: float, samples: np.ndarray, patients: int, level: float = LEVEL
 ) -> dict[str, float | None]:
-    """The figure with its bias-corrected percentile interval, `{"value", "low", "high"}`.
+    """The figure with its interval, `{"value", "low", "high"}`, rounded; None where undefined.
 
-    Resamples without the figure (one class only) are left out. The correction (Efron 1987,
-    Better bootstrap confidence intervals, without acceleration) matters for ECE, whose resamples
-    are all higher than the figure. A figure that is 1 in every resample has no width in any
-    bootstrap; given the number of `independent` patients behind it, the exact binomial limit
-    (Clopper and Pearson 1934) takes its place. None stands for a figure that is undefined.
+    Bias-corrected percentiles (Efron 1987, Better bootstrap confidence intervals, without the
+    acceleration), expanded by Student's t for the number of patients behind the figure, because
+    percentiles are too narrow for few of them (Hesterberg 2015, What teachers should know about
+    the bootstrap, section 5.3). A figure that is 0 or 1 in every resample has no width in any
+    bootstrap; the exact binomial limit (Clopper and Pearson 1934) takes its place. Resamples that
+    leave the figure undefined are left out.
     """
     samples = samples[np.isfinite(samples)]
     if not np.isfinite(value) or not samples.size:
         return {"value": None, "low": None, "high": None}
-    below = np.mean(samples < value) + np.mean(samples == value) / 2
-    shift = scipy.special.ndtri(np.clip(below, 1 / samples.size, 1 - 1 / samples.size))
-    tail = scipy.special.ndtri((1 + level) / 2)
-    low, high = np.quantile(samples, scipy.special.ndtr(2 * shift + np.array([-tail, tail])))
-    if independent and low == high and value in (0, 1):
-        limit = ((1 - level) / 2) ** (1 / independent)
+    if value in (0, 1) and np.all(samples == value):
+        limit = ((1 - level) / 2) ** (1 / patients)
         low, high = (limit, 1.0) if value == 1 else (0.0, 1 - limit)
+    else:
+        below = np.mean(samples < value) + np.mean(samples == value) / 2
+        shift = scipy.special.ndtri(np.clip(below, 1 / samples.size, 1 - 1 / samples.size))
+        m = max(2, patients)
+        tail = scipy.special.stdtrit(m - 1, (1 + level) / 2) * np.sqrt(m / (m - 1))
+        low, high = np.quantile(samples, scipy.special.ndtr(2 * shift + np.array([-tail, tail])))
     return {
-        key: round(float(x), DECIMALS)
-        for key, x in zip(
-            ("value", "low", "high"), (value, min(low, value), max(high, value)), strict=True
-        )
+        "value": round(float(value), DECIMALS),
+        "low": round(float(min(low, value)), DECIMALS),
+        "high": round(float(max(high, value)), DECIMALS),
     }
 
 
@@ -185,24 +188,36 @@ def figures_with_intervals(
     samples = bootstrap(
         figures_statistic(label, probability, threshold), patient_id, resamples, seed
     )
-    called = probability >= threshold
-    patients = {
-        name: len(np.unique(np.asarray(patient_id)[mask]))
-        for name, mask in {
-            "sensitivity": label == 1,
-            "specificity": label == 0,
-            "ppv": called,
-            "npv": ~called,
-            "accuracy": np.ones(len(label), bool),
-        }.items()
+    values = figures(label, probability, threshold)
+    # Drawing again adds as much to ECE as the first draw did, so its resamples say how far off
+    # the figure may be, but not to which side: both sides are taken.
+    samples["ece"] = np.append(samples["ece"], np.maximum(0, 2 * values["ece"] - samples["ece"]))
+    patients = patients_behind(label, probability >= threshold, patient_id)
+    return {name: interval(values[name], samples[name], patients[name]) for name in values}
+
+
+def patients_behind(
+    label: np.ndarray, called: np.ndarray, patient_id: np.ndarray
+) -> dict[str, int]:
+    """How many patients each figure rests on.
+
+    For the figures that compare the classes it is the smaller class: m positive and m negative
+    patients hold m independent pairs.
+    """
+    count = {
+        "sensitivity": label == 1,
+        "specificity": label == 0,
+        "ppv": called,
+        "npv": ~called,
     }
-    # m positives and m negatives hold m pairs without a patient in common, so the exact limit
-    # for m trials bounds a perfect AUROC too.
-    fewest = min(patients["sensitivity"], patients["specificity"])
-    return {
-        name: interval(value, samples[name], independent=patients.get(name, fewest))
-        for name, value in figures(label, probability, threshold).items()
-    }
+    behind = {name: len(np.unique(patient_id[mask])) for name, mask in count.items()}
+    fewer = min(behind["sensitivity"], behind["specificity"])
+    every = len(np.unique(patient_id))
+    return (
+        behind
+        | dict.fromkeys(("auroc", "average_precision", "f1"), fewer)
+        | dict.fromkeys(("brier", "log_loss", "ece", "accuracy"), every)
+    )
 
 
 def predictive_values(
@@ -218,6 +233,6 @@ def _bins(probability: np.ndarray) -> np.ndarray:
     return np.minimum((np.asarray(probability) * ECE_BINS).astype(np.int64), ECE_BINS - 1)
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> Any:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.true_divide(numerator, denominator)
