@@ -8,7 +8,7 @@ block and says where the `notebook` preset departs from this.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,7 +18,8 @@ from cbam_flax.models.aspp import AtrousPyramid
 from cbam_flax.models.attention import CBAM, ChannelAttention, Layer, SpatialAttention
 from cbam_flax.models.pooling import MixedPool, max_pool, mean_pool
 
-MIN_SIZE = 28
+MIN_SIZE = 28  # pixels; four halvings leave at least 1 x 1
+
 SWITCHES = {
     "preset": ("cbam_resnet", "notebook"),
     "attention": ("none", "se", "channel", "spatial", "cbam"),
@@ -31,6 +32,32 @@ SWITCHES = {
 INITIALIZERS = {
     "he_normal": nn.initializers.he_normal(),
     "glorot_uniform": nn.initializers.glorot_uniform(),
+}
+
+
+class Graph(NamedTuple):
+    """What a preset fixes, beyond the switches; the defaults are the described architecture."""
+
+    relu_first: bool = True  # a ReLU after a block's first batch normalisation
+    conv_bias: bool = False  # in the block's 3x3 convolutions; BN's offset makes one redundant
+    momentum: float = 0.9  # of the running batch statistics; with epsilon as ResNet has them
+    epsilon: float = 1e-5
+    channel_mlp: str = "shared"
+    spatial_statistics: tuple[str, str] = ("max", "mean")
+    kernel_init: str = "he_normal"
+
+
+GRAPHS = {
+    "cbam_resnet": Graph(),
+    "notebook": Graph(
+        relu_first=False,
+        conv_bias=True,
+        momentum=0.99,
+        epsilon=1e-3,
+        channel_mlp="separate",
+        spatial_statistics=("mean", "mean"),
+        kernel_init="glorot_uniform",
+    ),
 }
 
 
@@ -66,11 +93,11 @@ class ResidualCBAMBlock(nn.Module):
 class CBAMResNet(nn.Module):
     """The classifier. `create_model` makes one from a config; the fields are the config's keys.
 
-    `preset` decides what the switches cannot say: which of the two graphs is built (biases, batch
-    normalisation constants, first ReLU, form of the gates). `kernel_init` is for the 3x3
-    convolutions and the head, None the preset's own; gates and 1x1 convolutions always start from
-    he_normal. Convolutions compute in `dtype`, the rest of the numbers is `param_dtype`; logits and
-    batch statistics are float32 at least.
+    `preset` names the `Graph`, every other field overrides or scales a part of it. `kernel_init`
+    starts the 3x3 convolutions and the head, None as the preset does; the gates and the 1x1
+    convolutions always start from he_normal. Activations are `dtype`, parameters `param_dtype`;
+    logits and batch statistics are never below float32. `remat` recomputes each block in the
+    backward pass instead of keeping its maps.
     """
 
     preset: str = "cbam_resnet"
@@ -94,12 +121,20 @@ class CBAMResNet(nn.Module):
     channels: int = 1
 
     def __post_init__(self) -> None:
-        for switch, allowed in SWITCHES.items():
-            value = getattr(self, switch)
-            if value not in allowed:
-                raise ValueError(f"model.{switch} is {value!r}; it must be one of {allowed}")
-        if len(self.stages) != 4:
+        for key, allowed in SWITCHES.items():
+            if getattr(self, key) not in allowed:
+                raise ValueError(
+                    f"model.{key} is {getattr(self, key)!r}; it must be one of {allowed}"
+                )
+        for key in ("width", "reduction", "hidden", "channels"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"model.{key} is {getattr(self, key)!r}; it must be positive")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout is {self.dropout}; it must be in [0, 1)")
+        if len(self.stages) != 4 or min(self.stages) < 1:
             raise ValueError(f"model.stages is {self.stages}; it must be four channel counts")
+        if not self.dilations or min(self.dilations) < 1:
+            raise ValueError(f"model.dilations is {self.dilations}; it must be rates of at least 1")
         super().__post_init__()
 
     @nn.compact
@@ -115,71 +150,76 @@ class CBAMResNet(nn.Module):
             `(B,)` float32.
 
         Raises:
-            ValueError: images of another rank, channel count, dtype, or too small.
+            ValueError: images of another rank, channel count or dtype, or too small.
         """
         self._check(images)
-        notebook = self.preset == "notebook"
-        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        init = self.kernel_init or ("glorot_uniform" if notebook else "he_normal")
-        wide = {**types, "kernel_init": INITIALIZERS[init]}
-        thin = {**types, "kernel_init": INITIALIZERS["he_normal"]}
+        graph = GRAPHS[self.preset]
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        init = INITIALIZERS[self.kernel_init or graph.kernel_init]
+        conv3x3 = partial(nn.Conv, kernel_init=init, **types)
+        dense: Layer = partial(nn.Dense, kernel_init=init, **types)
+        conv1x1 = partial(nn.Conv, kernel_init=INITIALIZERS["he_normal"], **types)
         norm = partial(
             nn.BatchNorm,
             use_running_average=not train,
-            momentum=0.99 if notebook else 0.9,
-            epsilon=1e-3 if notebook else 1e-5,
+            momentum=graph.momentum,
+            epsilon=graph.epsilon,
             **types,
-        )
-        channel = partial(
-            ChannelAttention,
-            reduction=self.reduction,
-            statistics=("mean",) if self.attention == "se" else ("mean", "max"),
-            mlp="separate" if notebook else "shared",
-            dense=partial(nn.Dense, **thin),
-        )
-        spatial = partial(
-            SpatialAttention,
-            statistics=("mean", "mean") if notebook else ("max", "mean"),
-            conv=partial(nn.Conv, **thin),
-            norm=norm if self.spatial_norm == "batch" else None,
-        )
-        cbam = partial(
-            CBAM,
-            channel=channel if self.attention in ("se", "channel", "cbam") else None,
-            spatial=spatial if self.attention in ("spatial", "cbam") else None,
         )
         block = partial(
             nn.remat(ResidualCBAMBlock) if self.remat else ResidualCBAMBlock,
-            # A batch normalisation follows, whose offset makes a bias redundant.
-            conv=partial(nn.Conv, use_bias=notebook, **wide),
+            conv=partial(conv3x3, use_bias=graph.conv_bias),
             norm=norm,
-            attention=None if self.attention == "none" else cbam,
-            relu_first=not notebook,
+            attention=self._attention(graph, norm, types),
+            relu_first=graph.relu_first,
             zero_init_last=self.zero_init_last_bn,
         )
-        pool = partial(MixedPool, conv=partial(nn.Conv, **thin))
         pyramid = partial(
             AtrousPyramid,
             dilations=self.dilations,
             image_level=self.image_level,
-            conv=partial(nn.Conv, **wide),
-            mix=partial(nn.Conv, **thin),
+            conv=conv3x3,
+            mix=conv1x1,
         )
 
         x = images.astype(self.dtype)
         for number, features in enumerate(self.stages, start=1):
             x = block(max(round(features * self.width), 1), name=f"block{number}")(x)
             if self.pooling == "mixed":
-                x = pool(name=f"pool{number}")(x)
+                x = MixedPool(conv=conv1x1, name=f"pool{number}")(x)
             else:
                 x = max_pool(x) if self.pooling == "max" else mean_pool(x)
             if self.context == "aspp" and number % 2 == 0:
                 x = pyramid(name=f"context{number // 2}")(x)
         x = x.reshape(x.shape[0], -1) if self.head == "flatten" else jnp.mean(x, axis=(1, 2))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = nn.relu(nn.Dense(self.hidden, name="hidden", **wide)(x))
-        wide["dtype"] = jnp.promote_types(self.dtype, jnp.float32)
-        return nn.Dense(1, name="logit", **wide)(x)[:, 0]
+        x = nn.relu(dense(self.hidden, name="hidden")(x))
+        logits = dense(1, dtype=jnp.promote_types(self.dtype, jnp.float32), name="logit")(x)
+        return logits[:, 0]
+
+    def _attention(self, graph: Graph, norm: Layer, types: dict[str, Any]) -> Layer | None:
+        """What `attention` names: a CBAM with both gates or one of them, or nothing."""
+        if self.attention == "none":
+            return None
+        he_normal = INITIALIZERS["he_normal"]
+        channel = partial(
+            ChannelAttention,
+            reduction=self.reduction,
+            statistics=("mean",) if self.attention == "se" else ("mean", "max"),
+            mlp=graph.channel_mlp,
+            dense=partial(nn.Dense, kernel_init=he_normal, **types),
+        )
+        spatial = partial(
+            SpatialAttention,
+            statistics=graph.spatial_statistics,
+            conv=partial(nn.Conv, kernel_init=he_normal, **types),
+            norm=norm if self.spatial_norm == "batch" else None,
+        )
+        return partial(
+            CBAM,
+            channel=None if self.attention == "spatial" else channel,
+            spatial=spatial if self.attention in ("spatial", "cbam") else None,
+        )
 
     def _check(self, images: jax.Array) -> None:
         if images.ndim != 4:
