@@ -1,4 +1,4 @@
-"""The inference bundle: what bundle.json says, how it is read, and how whole folders are written."""
+"""The inference bundle: reading and checking bundle.json; writing a folder whole or not at all."""
 
 import contextlib
 import hashlib

@@ -1,6 +1,6 @@
 """The bundle's artefacts as plain functions, each with no more than its own runtime imported.
 
-`python -m cbam_flax.runtimes RUNTIME ARTEFACT INPUTS.npy OUTPUTS.npz` runs one of them on stored
+`python -P cbam_flax/runtimes.py RUNTIME ARTEFACT INPUTS.npy OUTPUTS.npz` runs one of them on stored
 inputs; export starts it as a fresh process to see that an artefact works without the training code.
 """
 
@@ -39,11 +39,13 @@ def load_tensorflow(path: pathlib.Path) -> Function:
     import tensorflow as tf
 
     model = tf.saved_model.load(str(path))
-    call = model.signatures["serving_default"]
-    # The default argument keeps `model` alive: its signatures hold only weak references.
-    return lambda images, _model=model: {
-        name: value.numpy() for name, value in call(images=tf.constant(images)).items()
-    }
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        # Through `model`, which must stay alive: a signature only refers to it weakly.
+        outputs = model.signatures["serving_default"](images=tf.constant(images))
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    return run
 
 
 LOADERS: dict[str, Callable[[pathlib.Path], Function]] = {
@@ -55,4 +57,5 @@ LOADERS: dict[str, Callable[[pathlib.Path], Function]] = {
 
 if __name__ == "__main__":
     runtime, artefact, inputs, outputs = sys.argv[1:]
-    np.savez(outputs, **LOADERS[runtime](pathlib.Path(artefact))(np.load(inputs)))
+    results = LOADERS[runtime](pathlib.Path(artefact))(np.load(inputs))
+    np.savez(outputs, probability=results["probability"], attention=results["attention"])

@@ -1,0 +1,180 @@
+"""What a finished run says about itself, gathered for its bundle and its model card."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from cbam_flax.bundle import SCHEMA
+from data_prep.cli import UserError
+
+if TYPE_CHECKING:
+    from cbam_flax.checkpoint import Restored
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGES = ("jax", "flax", "jax2onnx", "onnx", "tensorflow-cpu", "tensorflow", "numpy")
+LABELS = ("no pneumonia", "pneumonia")
+# What the training films are; predict flags a header that says something else.
+SCOPE = {
+    "modalities": ["CR", "DX"],
+    "body_parts": ["CHEST", "THORAX", "LUNG"],
+    "views": ["PA", "AP"],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A restored checkpoint with what lies beside it; what was not found is None."""
+
+    restored: "Restored"
+    calibration: dict[str, Any]
+    manifest: dict[str, Any]
+    metrics: dict[str, Any] | None  # of the test split
+
+
+def read_run(workdir: str, restored: "Restored") -> Run:
+    """Reads calibration, the data's manifest and the test metrics; `workdir` may be gs://.
+
+    Raises:
+        UserError: the prepared data, which say how images were made, are not where the config says.
+    """
+    from etils import epath
+
+    from cbam_flax.input_pipeline import record_dir
+
+    folder = epath.Path(workdir)
+    config = restored.config
+    records = record_dir(config.data_dir, config.dataset, config.image_size)
+    return Run(
+        restored=restored,
+        calibration=read_calibration(folder / "calibration.json", restored.step),
+        manifest=json.loads((records / "manifest.json").read_text()),
+        metrics=_read_json(folder / "evaluation" / "test" / "metrics.json"),
+    )
+
+
+def read_calibration(path: Any, step: int) -> dict[str, Any]:
+    """Scale, bias and threshold with where they come from.
+
+    Without a file, or with one that was fitted to another checkpoint, the identity and 0.5.
+    """
+    fitted = _read_json(path)
+    identity = {"scale": 1.0, "bias": 0.0, "threshold": 0.5, "criterion": "fixed"}
+    if fitted is None:
+        source = "none: the run has no calibration.json; cbam_flax.evaluate writes it"
+        return identity | {"source": source}
+    if fitted.get("step") != step:
+        source = f"none: calibration.json is of step {fitted.get('step')}, not of step {step}"
+        return identity | {"source": source}
+    source = f"fitted on the {fitted['split']} split"
+    return {key: fitted[key] for key in identity} | {"source": source}
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """bundle.json, but for what is only known once the artefacts are written."""
+    config = run.restored.config.to_dict()
+    config.pop("data_dir")  # a path of the training machine, of use to nobody else
+    preprocessing = run.manifest["preprocessing"]
+    size = preprocessing["image_size"]
+    calibration = run.calibration
+    return {
+        "schema": SCHEMA,
+        "intended_use": "research only, not for clinical use",
+        "labels": list(LABELS),
+        "input": {
+            "name": "images",
+            "shape": ["batch", size, size, 1],
+            "dtype": "float32",
+            "range": [0, 1],
+            "scaling": "uint8 grey levels / 255, black background",
+        },
+        "outputs": {
+            "probability": {
+                "shape": ["batch"],
+                "dtype": "float32",
+                "meaning": f"calibrated probability of {LABELS[1]}",
+            },
+            "attention": {
+                "shape": ["batch", "height", "width"],
+                "dtype": "float32",
+                "meaning": "spatial gate of the last block in [0, 1]; 1 x 1 zeros without a gate",
+            },
+        },
+        "preprocessing": preprocessing,
+        "calibration": {
+            "formula": "probability = sigmoid(scale * logit + bias), inside every artefact",
+            **{key: calibration[key] for key in ("scale", "bias", "source")},
+        },
+        "operating_point": {key: calibration[key] for key in ("threshold", "criterion", "source")},
+        "scope": SCOPE,
+        "fingerprints": {
+            "checkpoint": {
+                "step": run.restored.step,
+                "sha256": variables_sha256(run.restored.variables),
+            },
+            "config": {"sha256": _sha256_of_json(config)},
+            "data": {
+                "dataset": run.manifest.get("dataset"),
+                "content_sha256": run.restored.fingerprint,
+            },
+            "code": code_fingerprint(),
+        },
+        "config": config,
+    }
+
+
+def variables_sha256(variables: dict[str, Any]) -> str:
+    """One hash over the names, shapes and values of all arrays."""
+    import jax
+    import numpy as np
+
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def code_fingerprint() -> dict[str, Any]:
+    """Hash of both packages' sources, the git commit where there is one, and package versions."""
+    digest = hashlib.sha256()
+    for package in ("cbam_flax", "data_prep"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"sha256": digest.hexdigest(), "commit": _git_commit(), "packages": versions}
+
+
+def _git_commit() -> str | None:
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+    except FileNotFoundError:
+        return None
+    return described.stdout.strip() or None
+
+
+def _sha256_of_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _read_json(path: Any) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); write it again") from error

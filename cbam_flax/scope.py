@@ -1,0 +1,29 @@
+"""Does a header say that this is another kind of picture than the model was trained on?"""
+
+import re
+from typing import Any
+
+# Words of a lateral film, as whole words: "bilateral" is none.
+_LATERAL = re.compile(r"\b(lat|lateral|l\.?l\.?)\b", re.IGNORECASE)
+
+
+def out_of_scope(header: dict[str, Any], scope: dict[str, list[str]]) -> list[str]:
+    """What the header says against the bundle's scope, as `name=value`; empty when nothing does.
+
+    Args:
+        header: as `data_prep.dicom.read_radiograph` gives it; an absent statement counts as none.
+        scope: `modalities` and `views` are exact DICOM terms; a body part is in scope when it
+            contains one of `body_parts`.
+    """
+    flags = []
+    modality, view = header["modality"].upper(), header["view_position"].upper()
+    body_part, description = header["body_part"].upper(), header["series_description"]
+    if modality and modality not in scope["modalities"]:
+        flags.append(f"modality={modality}")
+    if body_part and not any(part in body_part for part in scope["body_parts"]):
+        flags.append(f"body_part={body_part}")
+    if view and view not in scope["views"]:
+        flags.append(f"view={view}")
+    elif not view and _LATERAL.search(description):
+        flags.append("view=LATERAL")
+    return flags
