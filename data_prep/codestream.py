@@ -16,7 +16,7 @@ class Codestream(NamedTuple):
 
 
 def parse_codestream(frame: bytes) -> Codestream:
-    """Reads the frame header of a JPEG, JPEG-LS (ISO 10918-1, 14495-1) or JPEG 2000 (15444-1) frame.
+    """Reads the header of a JPEG (ISO 10918-1), JPEG-LS (14495-1) or JPEG 2000 (15444-1) frame.
 
     Raises:
       ValueError: there is no frame header.

@@ -38,11 +38,27 @@ MAX_PIXELS = 1 << 26  # eight times a full-size 0.1 mm detector
 _MAX_HEADER_BYTES = 1 << 26
 
 _PIXEL_KEYWORDS = (
-    "SamplesPerPixel PhotometricInterpretation NumberOfFrames Rows Columns BitsAllocated BitsStored "
-    "HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit ModalityLUTSequence "
-    "RescaleSlope RescaleIntercept VOILUTSequence WindowCenter WindowWidth VOILUTFunction "
-    "PresentationLUTShape PixelData"
-).split()
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "ModalityLUTSequence",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "VOILUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "PresentationLUTShape",
+    "PixelData",
+)
 _TEXT_KEYWORDS = {
     "sop_class_uid": "SOPClassUID",
     "sop_instance_uid": "SOPInstanceUID",

@@ -1,4 +1,4 @@
-"""Stored pixel values -> a grey image with a black background, as DICOM PS3.3 C.11.1 and C.11.2 say.
+"""Stored pixel values -> a grey image with a black background (DICOM PS3.3 C.11.1, C.11.2).
 
 Everything that happens after decoding is a function of the stored value alone, and there are at
 most 65,536 of those. So it is computed once per possible value, in float64, and looked up.
@@ -96,7 +96,7 @@ def _voi(dataset: pydicom.Dataset, values: np.ndarray) -> np.ndarray | None:
 def _within_bits(
     dataset: pydicom.Dataset, stored: np.ndarray, bits: int, lowest: int
 ) -> np.ndarray:
-    """`stored` with every value inside the declared bits, or a refusal where they cannot be right."""
+    """`stored` with every value inside the declared bits, or a refusal."""
     highest = lowest + (1 << bits) - 1
     shift = int(dataset.get("HighBit", bits - 1)) + 1 - bits
     if 0 < shift < 16 and not np.any(stored & ((1 << shift) - 1)):

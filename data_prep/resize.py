@@ -1,4 +1,4 @@
-"""An image of any shape and depth onto the square that a model takes. Training and inference share it."""
+"""An image of any shape onto the square that a model takes, in training and inference alike."""
 
 import dataclasses
 
@@ -20,13 +20,13 @@ class Placement:
     left: int
 
     def forward_boxes(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes (k, 4) as (ymin, xmin, ymax, xmax) in source pixels -> float32, fractions of the square."""
+        """Boxes (k, 4), (ymin, xmin, ymax, xmax) in source pixels -> fractions of the square."""
         scale, offset = self._scale_and_offset()
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         return ((boxes * scale + offset) / self.size).astype(np.float32)
 
     def inverse_boxes(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes (k, 4) as fractions of the square -> float32, source pixels."""
+        """Boxes (k, 4) as fractions of the square -> source pixels."""
         scale, offset = self._scale_and_offset()
         boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         return ((boxes * self.size - offset) / scale).astype(np.float32)

@@ -1,0 +1,28 @@
+"""The features of a record, the same for every data set, so that training reads them alike."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+
+def record_features(size: int, detailed_classes: Sequence[str]) -> tfds.features.FeaturesDict:
+    """Features of a record with a grey image of `size` x `size` pixels."""
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(
+                shape=(size, size, 1), dtype=np.uint8, encoding_format="png"
+            ),
+            "label": tfds.features.ClassLabel(names=["no pneumonia", "pneumonia"]),
+            "detailed_class": tfds.features.ClassLabel(names=list(detailed_classes)),
+            "boxes": tfds.features.Sequence(tfds.features.BBoxFeature()),
+            "image_id": tfds.features.Text(),
+            "patient_id": tfds.features.Text(doc="The real patient; empty when not known."),
+            "view": tfds.features.Text(doc="PA or AP; empty when missing."),
+            "sex": tfds.features.Text(doc="M or F; empty when missing."),
+            "age": tfds.features.Scalar(np.float32, doc="Years; nan when missing."),
+            "spacing": tfds.features.Scalar(
+                np.float32, doc="Millimetres per pixel of the film; nan when missing."
+            ),
+        }
+    )

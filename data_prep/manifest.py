@@ -1,0 +1,84 @@
+"""manifest.json and rejected.csv: what became of every input, and what the records contain."""
+
+import csv
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SCHEMA = 1
+
+
+def fingerprint_inputs(
+    tables: Sequence[Path], files: Iterable[os.DirEntry[str]], settings: dict[str, Any]
+) -> str:
+    """SHA-256 over the bytes of the tables, the names, sizes and times of the files, the settings.
+
+    The films themselves are not read, so that a finished preparation is recognised in a second.
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for table in tables:
+        digest.update(hashlib.sha256(table.read_bytes()).digest())
+    for entry in sorted(files, key=lambda entry: entry.name):
+        stat = entry.stat()
+        digest.update(f"{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
+
+
+def summarise_split(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Counts and the content hash of a split, from its records as TFDS decodes them.
+
+    The hash is over decoded content in the order of image ids: TFRecord bytes differ from run to
+    run, and their order is TFDS's own affair.
+    """
+    digests = {}
+    patients, positive = set(), 0
+    for record in records:
+        image = record.pop("image")
+        rest = {name: _plain(value) for name, value in sorted(record.items())}
+        digest = hashlib.sha256(json.dumps([image.shape, rest]).encode())
+        digest.update(np.ascontiguousarray(image).tobytes())
+        digests[rest["image_id"]] = digest.digest()
+        patients.add(rest["patient_id"])
+        positive += rest["label"]
+    content = b"".join(digests[image_id] for image_id in sorted(digests))
+    return {
+        "images": len(digests),
+        "patients": len(patients - {""}),
+        "positive": positive,
+        "content_sha256": hashlib.sha256(content).hexdigest(),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else np.asarray(value).tolist()
+
+
+def count_outcomes(outcomes: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """How many inputs were accepted and rejected, and why."""
+    codes = Counter(outcome["code"] for outcome in outcomes if outcome["status"] == "rejected")
+    return {
+        "inputs": len(outcomes),
+        "accepted": len(outcomes) - codes.total(),
+        "rejected": codes.total(),
+        "by_code": dict(sorted(codes.items())),
+    }
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Writes rejected.csv, then manifest.json under a temporary name and renames it.
+
+    The manifest is the last thing that a preparation writes: where it lies, the rest is whole.
+    """
+    with (folder / "rejected.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ("file", "code", "message"), extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(row for row in manifest["files"] if row["status"] == "rejected")
+    draft = folder / "manifest.json.tmp"
+    draft.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    draft.replace(folder / "manifest.json")

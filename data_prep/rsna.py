@@ -1,0 +1,259 @@
+"""The tables of the RSNA Pneumonia Detection Challenge: labels, boxes, real patients, splits."""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_prep.cli import UserError
+from data_prep.refusal import DicomRefusal
+
+IMAGES = "stage_2_train_images"
+LABELS = "stage_2_train_labels.csv"
+CLASSES = "stage_2_detailed_class_info.csv"
+CLASS_NAMES = ("Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
+POSITIVE_CLASS = "Lung Opacity"
+
+MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
+MAPPING_URL = (
+    "https://s3.amazonaws.com/east1.public.rsna.org/AI/2018/"
+    "pneumonia-challenge-dataset-mappings_2018.json"
+)
+MAPPING_SHA256 = "803ce79e3bc9c66d3631738e91e62e1175730e98ad1415e8dc4d6292ba10bf27"
+
+SCHEMES = ("patient", "image", "row")
+SPLITS = ("train", "validation", "test")
+_SHARES = (70, 15, 15)  # per cent
+
+Box = tuple[float, float, float, float]  # ymin, xmin, ymax, xmax in pixels
+
+
+@dataclasses.dataclass
+class Labels:
+    """What the tables say about one image id; `boxes` in pixels of the film."""
+
+    target: int
+    detailed_class: str
+    boxes: list[Box]
+    rows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One record to be made: where the film is and everything the tables say about it."""
+
+    image_id: str
+    path: Path
+    split: str
+    label: int
+    detailed_class: str
+    boxes: tuple[Box, ...]
+    patient_id: str
+
+
+def assign_split(unit: str) -> str:
+    """train, validation or test (70, 15, 15 %) for a patient, an image or a row.
+
+    A pure function of the name: adding images never moves another one.
+    """
+    digest = hashlib.blake2b(unit.encode(), digest_size=8, person=b"cbam_flax split").digest()
+    # 2**64 is so much more than 100 that the bias of the modulo is 1e-17.
+    place = int.from_bytes(digest, "big") % 100
+    return "train" if place < _SHARES[0] else "validation" if place < 100 - _SHARES[2] else "test"
+
+
+def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file that must have these columns.
+
+    Raises:
+      UserError: there is no such file, it is not text, or a column is missing.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
+            if missing:
+                raise UserError(
+                    f"{path} has no column {missing[0]!r}; it must have {', '.join(columns)} "
+                    "as the challenge's own file has"
+                )
+            yield from reader
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path} ({error.strerror}); --raw must be the folder of the challenge's "
+            f"download, with {LABELS} in it"
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a CSV text file ({error}); download it again") from error
+
+
+def read_labels(raw: Path) -> dict[str, Labels | DicomRefusal]:
+    """What the two tables say about each id, or why what they say cannot be used.
+
+    Raises:
+      UserError: a table is missing or lacks a column.
+    """
+    rows: dict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in read_rows(raw / LABELS, ("patientId", "x", "y", "width", "height", "Target")):
+        rows[row["patientId"]].append(row)
+    classes: dict[str, set[str]] = defaultdict(set)
+    for row in read_rows(raw / CLASSES, ("patientId", "class")):
+        classes[row["patientId"]].add(row["class"])
+    result: dict[str, Labels | DicomRefusal] = {}
+    for image_id in rows.keys() | classes.keys():
+        try:
+            result[image_id] = _labels_of_id(rows.get(image_id, []), classes.get(image_id, set()))
+        except DicomRefusal as refusal:
+            result[image_id] = refusal
+    return result
+
+
+def _labels_of_id(rows: list[dict[str, str]], classes: set[str]) -> Labels:
+    if not rows or not classes:
+        raise DicomRefusal("no_label", f"no row in {CLASSES if rows else LABELS}")
+    targets = {row["Target"].strip() for row in rows}
+    if len(targets) > 1 or len(classes) > 1:
+        raise DicomRefusal(
+            "conflicting_labels", f"Target {sorted(targets)} and class {sorted(classes)}"
+        )
+    (target,), (detailed_class,) = targets, classes
+    if target not in ("0", "1") or detailed_class not in CLASS_NAMES:
+        raise DicomRefusal("no_label", f"Target {target!r} and class {detailed_class!r}")
+    if (target == "1") != (detailed_class == POSITIVE_CLASS):
+        raise DicomRefusal("conflicting_labels", f"Target {target} but class {detailed_class!r}")
+    boxes = [box for row in rows if (box := _box(row, target == "1"))]
+    if len(rows) > max(1, len(set(boxes))):
+        raise DicomRefusal("duplicate", "the same row more than once in the table of labels")
+    return Labels(int(target), detailed_class, boxes, len(rows))
+
+
+def _box(row: dict[str, str], is_positive: bool) -> Box | None:
+    texts = [row[name].strip() for name in ("x", "y", "width", "height")]
+    if not is_positive:
+        if any(text.lower() not in ("", "nan") for text in texts):
+            raise DicomRefusal("conflicting_labels", "Target 0 but a box")
+        return None
+    try:
+        x, y, width, height = map(float, texts)
+    except ValueError:
+        raise DicomRefusal("bad_box", f"x, y, width, height are {texts}") from None
+    if not all(map(math.isfinite, (x, y, width, height))) or width <= 0 or height <= 0:
+        raise DicomRefusal("bad_box", f"x, y, width, height are {texts}")
+    return (y, x, y + height, x + width)
+
+
+def read_mapping(path: Path) -> dict[str, str]:
+    """image id -> real patient, from the challenge's mapping to NIH ChestX-ray14.
+
+    The first eight digits of an NIH file name are the patient. An id that the file gives to two
+    patients maps to "", so that it is refused and not guessed.
+
+    Raises:
+      UserError: the file is missing or not such a mapping.
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        patients: dict[str, str] = {}
+        for entry in entries:
+            image_id, patient = str(entry["subset_img_id"]), str(entry["img_id"]).split("_")[0]
+            if patients.setdefault(image_id, patient) != patient:
+                patients[image_id] = ""
+        return patients
+    except OSError as error:
+        raise UserError(
+            f"cannot read the mapping {path} ({error.strerror}); give --mapping=FILE or "
+            "--mapping=download"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not the challenge's mapping, a JSON list of objects with img_id and "
+            f"subset_img_id; download it from {MAPPING_URL} or give --mapping=download"
+        ) from error
+
+
+def plan_records(
+    raw: Path, patients: dict[str, str] | None, scheme: str
+) -> tuple[list[Record], dict[str, DicomRefusal]]:
+    """Everything that is to become a record, and what the tables alone already refuse.
+
+    Args:
+      raw: the folder of the challenge's download.
+      patients: image id -> real patient; needed for the `patient` scheme.
+      scheme: what is assigned to a split as a whole: a "patient", an "image" (so that a patient's
+        images leak), or a "row" of the table of labels (so that an image leaks into several
+        splits, once per box). In the "row" scheme ids carry the number of the row: "id#0".
+
+    Returns:
+      Records sorted by image id, and refusals by file name.
+
+    Raises:
+      UserError: a table, the folder of images or the mapping is missing.
+    """
+    labels = read_labels(raw)
+    files, refused = _list_files(raw / IMAGES)
+    records = []
+    for image_id in sorted(labels.keys() | files.keys()):
+        name = files[image_id].name if image_id in files else f"{image_id}.dcm"
+        found = labels.get(image_id)
+        patient = (patients or {}).get(image_id, "")
+        try:
+            if "/" in image_id or "\\" in image_id or "\0" in image_id or image_id in ("", ".."):
+                raise DicomRefusal("outside_folder", f"{image_id!r} is not a plain file name")
+            if found is None:
+                raise DicomRefusal("no_label", f"no row in {LABELS}")
+            if isinstance(found, DicomRefusal):
+                raise found
+            if image_id not in files:
+                raise DicomRefusal("no_file", f"no such file in {IMAGES}")
+            if scheme == "patient" and not patient:
+                raise DicomRefusal("no_patient", "the mapping names no patient, or two, for it")
+        except DicomRefusal as refusal:
+            refused[name] = refusal
+            continue
+        units = {
+            "patient": {image_id: patient},
+            "image": {image_id: image_id},
+            "row": {f"{image_id}#{k}": f"{image_id}#{k}" for k in range(found.rows)},
+        }[scheme]
+        records += [
+            Record(
+                image_id=record_id,
+                path=files[image_id],
+                split=assign_split(unit),
+                label=found.target,
+                detailed_class=found.detailed_class,
+                boxes=tuple(found.boxes),
+                patient_id=patient,
+            )
+            for record_id, unit in units.items()
+        ]
+    return records, refused
+
+
+def _list_files(folder: Path) -> tuple[dict[str, Path], dict[str, DicomRefusal]]:
+    """image id -> file, and the files whose id another one already has."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir())
+    except OSError as error:
+        raise UserError(
+            f"cannot list {folder} ({error.strerror}); --raw must be the folder of the "
+            f"challenge's download, with {IMAGES}/ in it"
+        ) from error
+    files: dict[str, Path] = {}
+    refused = {}
+    for name in names:
+        image_id, extension = os.path.splitext(name)
+        if extension.lower() != ".dcm":
+            refused[name] = DicomRefusal("not_dicom", "the name does not end in .dcm")
+        elif image_id in files:
+            refused[name] = DicomRefusal("duplicate", f"{files[image_id].name} has the same id")
+        else:
+            files[image_id] = folder / name
+    if not files:
+        raise UserError(f"{folder} holds no .dcm file; --raw must be the challenge's download")
+    return files, refused
