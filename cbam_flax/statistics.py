@@ -63,8 +63,6 @@ def expected_calibration_error(label: np.ndarray, probability: np.ndarray) -> fl
 
 def figures_statistic(label: np.ndarray, probability: np.ndarray, threshold: float) -> Statistic:
     """`figures` as a statistic of weights (r, n); equal to scikit-learn's `sample_weight`."""
-    label = np.asarray(label, np.float64)
-    probability = np.asarray(probability, np.float64)
     curve = curve_statistic(label, probability)
     called = probability >= threshold
     clipped = np.clip(probability, np.finfo(float).eps, 1 - np.finfo(float).eps)
@@ -85,13 +83,10 @@ def figures_statistic(label: np.ndarray, probability: np.ndarray, threshold: flo
         tp, fp, fn, tn, squares, logs = (weights @ sums_of).T
         total = weights.sum(axis=1)
         true, false = curve(weights)
-        precision = _ratio(true, true + false)
-        steps = np.diff(true, axis=1, prepend=0)
-        false_before = false - np.diff(false, axis=1, prepend=0)
-        concordant = (steps * (false[:, -1:] - (false + false_before) / 2)).sum(axis=1)
+        found = np.diff(true, axis=1, prepend=0) * _ratio(true, true + false)
         return {
-            "auroc": _ratio(concordant, true[:, -1] * false[:, -1]),
-            "average_precision": _ratio(np.nansum(steps * precision, axis=1), true[:, -1]),
+            "auroc": _area(true, false),
+            "average_precision": _ratio(np.nansum(found, axis=1), true[:, -1]),
             "brier": _ratio(squares, total),
             "log_loss": _ratio(logs, total),
             "ece": _ratio(np.abs(weights @ gap_by_bin).sum(axis=1), total),
@@ -104,6 +99,12 @@ def figures_statistic(label: np.ndarray, probability: np.ndarray, threshold: flo
         }
 
     return statistic
+
+
+def auroc_statistic(label: np.ndarray, scores: Mapping[str, np.ndarray]) -> Statistic:
+    """The AUROC of several scores (n,) of the same images, by name: for paired differences."""
+    curves = {name: curve_statistic(label, score) for name, score in scores.items()}
+    return lambda weights: {name: _area(*curve(weights)) for name, curve in curves.items()}
 
 
 def curve_statistic(
@@ -227,6 +228,14 @@ def predictive_values(
     found, missed = sensitivity * prevalence, (1 - sensitivity) * prevalence
     cleared, alarmed = specificity * (1 - prevalence), (1 - specificity) * (1 - prevalence)
     return _ratio(found, found + alarmed), _ratio(cleared, cleared + missed)
+
+
+def _area(true: np.ndarray, false: np.ndarray) -> np.ndarray:
+    """Area under ROC curves given as counts (r, g) along falling thresholds, by trapezoids."""
+    steps = np.diff(true, axis=1, prepend=0)
+    false_before = false - np.diff(false, axis=1, prepend=0)
+    concordant = (steps * (false[:, -1:] - (false + false_before) / 2)).sum(axis=1)
+    return _ratio(concordant, true[:, -1] * false[:, -1])
 
 
 def _bins(probability: np.ndarray) -> np.ndarray:
