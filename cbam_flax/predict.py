@@ -10,16 +10,15 @@ import functools
 import os
 import pathlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from cbam_flax import reading, runtimes
+from cbam_flax import answers, dicom_output, reading, runtimes
 from cbam_flax.bundle import artefact_path, read_bundle, whole_folder
 from cbam_flax.scope import out_of_scope
 from data_prep import cli
-from data_prep.dicom import DicomRefusal, read_radiograph
-from data_prep.resize import fit_image
 
 EXAMPLE = """example:
   python -m cbam_flax.predict --bundle=runs/rsna_bundle --out=answers film.dcm folder_of_films/
@@ -28,8 +27,6 @@ exit status:
   0  at least one file was scored; the refused ones are in rejected.csv
   1  every file was refused; rejected.csv says why
   2  wrong use, such as a path that does not exist; nothing was written"""
-COLUMNS = ("image_id", "path", "probability", "decision", "flags")
-UIDS = ("sop_instance_uid", "study_instance_uid", "series_instance_uid")
 REJECTED_COLUMNS = ("file", "code", "message")
 
 
@@ -97,18 +94,6 @@ class Predictor:
         ]
         return np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
 
-    def read(self, path: str | os.PathLike[str]) -> tuple[np.ndarray, dict[str, Any]]:
-        """One DICOM file as H x W uint8 or uint16, and its header. Raises `DicomRefusal`."""
-        radiograph = read_radiograph(path, voi=self.bundle["preprocessing"]["voi"])
-        return radiograph.image, radiograph.header
-
-    def fit(self, image: np.ndarray) -> np.ndarray:
-        """H x W uint8 or uint16 -> uint8 (S, S), exactly as the training data were made."""
-        settings = self.bundle["preprocessing"]
-        return fit_image(
-            image, settings["image_size"], settings["aspect"], settings["interpolation"]
-        )[0]
-
     def run(self, squares: np.ndarray, size: int | None = None) -> dict[str, np.ndarray]:
         """uint8 (N, S, S) -> `probability` float32 (N,) and `attention` float32 (N, h, w).
 
@@ -121,91 +106,92 @@ class Predictor:
         return {name: value[:count] for name, value in self._function(images).items()}
 
     def _square(self, item: Any) -> np.ndarray:
-        return self.fit(item if isinstance(item, np.ndarray) else self.read(item)[0])
+        settings = self.bundle["preprocessing"]
+        image = item if isinstance(item, np.ndarray) else reading.decode(item, settings).image
+        return reading.fit(image, settings)[0]
 
 
 @dataclasses.dataclass(frozen=True)
-class Film:
-    """A decoded file on its way to the model."""
+class Summary:
+    """How many files were scored and refused, and how many had no identifiers for DICOM output."""
 
-    source: reading.Source
-    square: np.ndarray
-    header: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Refused:
-    """A file that is not used, and why."""
-
-    source: reading.Source
-    refusal: DicomRefusal
-
-
-def decode(predictor: Predictor, source: reading.Source) -> Film | Refused:
-    """Reads one file; a refusal is returned, so that it stops nothing."""
-    try:
-        image, header = predictor.read(source.path)
-    except DicomRefusal as refusal:
-        return Refused(source, refusal)
-    return Film(source, predictor.fit(image), header)
+    scored: int
+    refused: int
+    without_dicom: int
 
 
 def predict_files(
-    predictor: Predictor, sources: Sequence[reading.Source], out: pathlib.Path, *, workers: int
-) -> tuple[int, int]:
-    """Scores every readable file; writes predictions.csv and rejected.csv into `out`.
-
-    Returns:
-        How many files were scored and how many refused.
-    """
+    predictor: Predictor,
+    sources: Sequence[reading.Source],
+    out: pathlib.Path,
+    *,
+    workers: int,
+    overlays: bool = False,
+    dicom: bool = False,
+) -> Summary:
+    """Scores every readable file and writes what was asked for into the folder `out`."""
     from tqdm import tqdm
 
+    wanted = {"overlays": overlays, "dicom": dicom}
+    folders = {name: out / name for name in wanted if wanted[name]}
+    for folder in folders.values():
+        folder.mkdir()
     size = min(predictor.batch_size, len(sources))
     decoded = reading.map_ahead(
-        functools.partial(decode, predictor), sources, workers=workers, ahead=2 * size + workers
+        functools.partial(
+            reading.read_film,
+            preprocessing=predictor.bundle["preprocessing"],
+            with_panel=bool(folders),
+        ),
+        sources,
+        workers=workers,
+        ahead=2 * size + workers,
     )
-    scored = refused = 0
+    scored = refused = without_dicom = 0
     with (
         open(out / "predictions.csv", "w", newline="", encoding="utf-8") as predictions_file,
         open(out / "rejected.csv", "w", newline="", encoding="utf-8") as rejected_file,
+        ThreadPoolExecutor(workers) as pool,
         tqdm(total=len(sources), desc="predicting", unit="film") as progress,
     ):
         predictions, rejected = csv.writer(predictions_file), csv.writer(rejected_file)
-        predictions.writerow((*COLUMNS, *UIDS))
+        predictions.writerow(answers.COLUMNS)
         rejected.writerow(REJECTED_COLUMNS)
         for batch in reading.batches(decoded, size):
-            films = [item for item in batch if isinstance(item, Film)]
+            films = [item for item in batch if isinstance(item, reading.Film)]
             for item in batch:
-                if isinstance(item, Refused):
+                if isinstance(item, reading.Refused):
                     rejected.writerow((item.source.path, item.refusal.code, item.refusal.message))
-            if films:
-                outputs = predictor.run(np.stack([film.square for film in films]), size)
-                for film, probability in zip(films, outputs["probability"], strict=True):
-                    predictions.writerow(row(predictor.bundle, film, float(probability)))
+            results = answer(predictor, films, size) if films else []
+            predictions.writerows(answers.row(result, predictor.bundle) for result in results)
+            if folders:
+                write = functools.partial(
+                    answers.write_pictures,
+                    bundle=predictor.bundle,
+                    overlays=folders.get("overlays"),
+                    dicom=folders.get("dicom"),
+                )
+                without_dicom += list(pool.map(write, results)).count(False)
             scored += len(films)
             refused += len(batch) - len(films)
             progress.update(len(batch))
-    return scored, refused
+    return Summary(scored, refused, without_dicom)
 
 
-def row(bundle: dict[str, Any], film: Film, probability: float) -> tuple[Any, ...]:
-    """The line of one film in predictions.csv."""
-    flags = out_of_scope(film.header, bundle["scope"])
-    return (
-        film.source.image_id,
-        film.source.path,
-        f"{probability:.8g}",
-        decide(bundle, probability, flags),
-        ";".join(flags),
-        *(film.header[uid] for uid in UIDS),
-    )
-
-
-def decide(bundle: dict[str, Any], probability: float, flags: Sequence[str]) -> str:
-    """The label at the operating point, or "out of scope" where the header speaks against it."""
-    if flags:
-        return "out of scope"
-    return bundle["labels"][int(probability >= bundle["operating_point"]["threshold"])]
+def answer(predictor: Predictor, films: Sequence[reading.Film], size: int) -> list[answers.Answer]:
+    """The model's results for at most `size` films."""
+    outputs = predictor.run(np.stack([film.square for film in films]), size)
+    return [
+        answers.Answer(
+            film,
+            out_of_scope(film.header, predictor.bundle["scope"]),
+            float(probability),
+            attention,
+        )
+        for film, probability, attention in zip(
+            films, outputs["probability"], outputs["attention"], strict=True
+        )
+    ]
 
 
 def _power_of_two(count: int) -> int:
@@ -224,6 +210,12 @@ def main() -> int:
     parser.add_argument("--bundle", type=pathlib.Path, required=True, help="from cbam_flax.export")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the answers")
     parser.add_argument("--runtime", choices=("jax", "onnx"), default="jax")
+    parser.add_argument("--overlays", action="store_true", help="write a PNG of each film")
+    parser.add_argument(
+        "--dicom_output",
+        action="store_true",
+        help="write a Secondary Capture and a Structured Report of each film (needs highdicom)",
+    )
     parser.add_argument("--batch_size", type=int, default=8, help="films at once (8)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="decoding threads")
     arguments = parser.parse_args()
@@ -231,12 +223,26 @@ def main() -> int:
         if getattr(arguments, name) < 1:
             raise cli.UserError(f"--{name} is {getattr(arguments, name)}; it must be at least 1")
 
+    if arguments.dicom_output:
+        dicom_output.require_highdicom()
     sources = reading.find_files(arguments.paths, skip=arguments.out)
     with whole_folder(arguments.out, "predictions.csv") as draft:
         predictor = Predictor.load(arguments.bundle, arguments.runtime, arguments.batch_size)
-        scored, refused = predict_files(predictor, sources, draft, workers=arguments.workers)
-    print(f"{scored} scored, {refused} refused: {arguments.out / 'predictions.csv'}")
-    return 0 if scored else 1
+        summary = predict_files(
+            predictor,
+            sources,
+            draft,
+            workers=arguments.workers,
+            overlays=arguments.overlays,
+            dicom=arguments.dicom_output,
+        )
+    if summary.without_dicom:
+        print(
+            f"{summary.without_dicom} films have no valid study, series or instance UID to refer "
+            f"to, so there is no DICOM output for them"
+        )
+    print(f"{summary.scored} scored, {summary.refused} refused: {arguments.out}")
+    return 0 if summary.scored else 1
 
 
 if __name__ == "__main__":

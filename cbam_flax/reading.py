@@ -1,4 +1,8 @@
-"""Files and folders -> decoded films in order, several decoded ahead of whoever consumes them."""
+"""Files and folders -> decoded films in order, several decoded ahead of whoever consumes them.
+
+How a film is decoded and fitted is said by `preprocessing` of bundle.json; the code that does it is
+the code that made the training data.
+"""
 
 import collections
 import dataclasses
@@ -8,9 +12,14 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
+
+from cbam_flax.overlay import scale_to_panel
 from data_prep.cli import UserError
+from data_prep.dicom import DicomRefusal, Radiograph, read_radiograph
+from data_prep.resize import Placement, fit_image
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,6 +31,64 @@ class Source:
 
     image_id: str
     path: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Film:
+    """A decoded file on its way to the model.
+
+    Attributes:
+        header: as `data_prep.dicom.read_radiograph` gives it.
+        square: uint8 (S, S), what the model sees.
+        panel: uint8, the film with a longer side of 768 pixels; None where no picture is wanted.
+        box: float (4,), where the film lies in the square, as fractions ymin, xmin, ymax, xmax.
+    """
+
+    source: Source
+    header: dict[str, Any]
+    square: np.ndarray
+    panel: np.ndarray | None
+    box: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    """A file that is not used, and why."""
+
+    source: Source
+    refusal: DicomRefusal
+
+
+def decode(path: str | os.PathLike[str], preprocessing: dict[str, Any]) -> Radiograph:
+    """The film of one DICOM file. Raises `DicomRefusal`."""
+    return read_radiograph(path, voi=preprocessing["voi"])
+
+
+def fit(image: np.ndarray, preprocessing: dict[str, Any]) -> tuple[np.ndarray, Placement]:
+    """H x W uint8 or uint16 -> uint8 (S, S), and where the image lies in it."""
+    return fit_image(
+        image,
+        preprocessing["image_size"],
+        preprocessing["aspect"],
+        preprocessing["interpolation"],
+    )
+
+
+def read_film(source: Source, preprocessing: dict[str, Any], *, with_panel: bool) -> Film | Refused:
+    """Reads one file; a refusal is returned, so that it stops nothing else."""
+    try:
+        radiograph = decode(source.path, preprocessing)
+    except DicomRefusal as refusal:
+        return Refused(source, refusal)
+    image = radiograph.image
+    square, placement = fit(image, preprocessing)
+    return Film(
+        source,
+        radiograph.header,
+        square,
+        scale_to_panel(image) if with_panel else None,
+        placement.forward_boxes(np.array([[0, 0, *image.shape]]))[0],
+    )
 
 
 def find_files(paths: Iterable[pathlib.Path], skip: pathlib.Path) -> list[Source]:

@@ -1,0 +1,205 @@
+"""An answer as DICOM: a Secondary Capture of the overlay and a Structured Report (TID 1500).
+
+Both are made with highdicom, which is imported only here. They join the study of the original film,
+in series of their own, and say in several places that they are not for clinical use.
+"""
+
+import datetime
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.sr.coding import Code
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+
+from data_prep.cli import UserError
+
+# The name is the original's and must stay as it is, whatever its form.
+warnings.filterwarnings("ignore", message=".*unlikely to represent the intended person name")
+
+NOTICE = "NOT FOR CLINICAL USE"
+MAKER = "cbam_flax"
+PNEUMONIA = Code("233604007", "SCT", "Pneumonia")
+CHEST_RADIOGRAPH = Code("399208008", "SCT", "Plain chest X-ray")
+NO_UNITS = Code("1", "UCUM", "no units")
+# Far above what modalities use, so that viewers show the results last.
+SC_SERIES_NUMBER, SR_SERIES_NUMBER = 9001, 9002
+# (keyword, key of the header): what ties a result to its patient and study
+_REFERENCES = (
+    ("SOPClassUID", "sop_class_uid"),
+    ("SOPInstanceUID", "sop_instance_uid"),
+    ("StudyInstanceUID", "study_instance_uid"),
+    ("SeriesInstanceUID", "series_instance_uid"),
+    ("PatientID", "patient_id"),
+    ("PatientName", "patient_name"),
+    ("StudyID", "study_id"),
+    ("AccessionNumber", "accession_number"),
+)
+
+
+def require_highdicom() -> None:
+    """Raises `UserError` where highdicom is not installed."""
+    try:
+        import highdicom  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "--dicom_output needs the package highdicom; pip install highdicom==0.28.2"
+        ) from error
+
+
+def has_references(header: dict[str, Any]) -> bool:
+    """Whether a film says of which study it is; without that no result can refer to it."""
+    uids = [header[key] for keyword, key in _REFERENCES if keyword.endswith("UID")]
+    return all(UID(uid).is_valid for uid in uids)
+
+
+def source_dataset(header: dict[str, Any]) -> Dataset:
+    """The original film as the results refer to it; malformed dates and sexes become empty.
+
+    Args:
+        header: as `data_prep.dicom.read_radiograph` gives it, with `has_references`.
+    """
+    source = Dataset()
+    source.SpecificCharacterSet = "ISO_IR 192"  # the header's strings are decoded already
+    for keyword, key in _REFERENCES:
+        setattr(source, keyword, header[key])
+    sex = header["patient_sex"].upper()
+    source.PatientSex = sex if sex in ("M", "F", "O") else ""
+    source.PatientBirthDate = _date(header["patient_birth_date"])
+    source.StudyDate = _date(header["study_date"])
+    time = header["study_time"]
+    well_formed = re.fullmatch(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?", time)
+    source.StudyTime = time if well_formed else ""
+    return source
+
+
+def secondary_capture(source: Dataset, picture: np.ndarray, bundle: dict[str, Any]) -> Dataset:
+    """The overlay, RGB uint8 (H, W, 3), as a Secondary Capture image of the film's study."""
+    from highdicom.sc import SCImage
+
+    capture = SCImage(
+        picture,
+        photometric_interpretation="RGB",
+        bits_allocated=8,
+        coordinate_system="PATIENT",
+        patient_orientation=("L", "F"),
+        study_instance_uid=source.StudyInstanceUID,
+        series_instance_uid=generate_uid(),
+        series_number=SC_SERIES_NUMBER,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer=MAKER,
+        patient_id=source.PatientID,
+        patient_name=source.PatientName,
+        patient_birth_date=source.PatientBirthDate,
+        patient_sex=source.PatientSex,
+        accession_number=source.AccessionNumber,
+        study_id=source.StudyID,
+        study_date=source.StudyDate or None,
+        study_time=source.StudyTime or None,
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        series_description=f"Attention overlay, {NOTICE}",
+        manufacturer_model_name=MAKER,
+        software_versions=version(bundle),
+    )
+    # The panels stand side by side, so the picture as a whole has no orientation.
+    capture["PatientOrientation"].value = None
+    capture.BodyPartExamined = "CHEST"
+    capture.ImageComments = f"{NOTICE}. Made by a research model."
+    capture.DerivationDescription = f"Film, film under an attention map, and score. {NOTICE}."
+    original = Dataset()
+    original.ReferencedSOPClassUID = source.SOPClassUID
+    original.ReferencedSOPInstanceUID = source.SOPInstanceUID
+    capture.SourceImageSequence = [original]
+    return capture
+
+
+def structured_report(
+    source: Dataset,
+    probability: float,
+    decision: bool | None,
+    flags: Sequence[str],
+    bundle: dict[str, Any],
+) -> Dataset:
+    """The result as a measurement report: unverified, preliminary, with the film as its source.
+
+    Args:
+        probability: calibrated.
+        decision: whether it reaches the operating point; None when the film is out of scope.
+        flags: why it is.
+    """
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    threshold = bundle["operating_point"]["threshold"]
+    algorithm = sr.AlgorithmIdentification(
+        name=MAKER,
+        version=version(bundle),
+        parameters=[f"operating point {threshold:.6g}", NOTICE],
+    )
+    evaluations = []
+    if decision is not None:
+        present = codes.SCT.Present if decision else codes.SCT.Absent
+        evaluations.append(sr.QualitativeEvaluation(PNEUMONIA, present))
+    group = sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(generate_uid(), "whole film"),
+        finding_type=PNEUMONIA,
+        finding_sites=[sr.FindingSite(codes.SCT.Lung)],
+        algorithm_id=algorithm,
+        source_images=[
+            sr.SourceImageForMeasurementGroup(source.SOPClassUID, source.SOPInstanceUID)
+        ],
+        measurements=[sr.Measurement(codes.DCM.Probability, probability, NO_UNITS)],
+        qualitative_evaluations=evaluations,
+    )
+    out_of_scope = f" Out of scope, no decision: {'; '.join(flags)}." if flags else ""
+    group[0].ContentSequence.append(
+        sr.TextContentItem(
+            name=codes.DCM.Comment,
+            value=f"{NOTICE}. Made by a research model.{out_of_scope}",
+            relationship_type=sr.RelationshipTypeValues.CONTAINS,
+        )
+    )
+    observer = sr.ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
+            uid=generate_uid(entropy_srcs=[version(bundle)]),
+            name=MAKER,
+            manufacturer_name=MAKER,
+            model_name=MAKER,
+        ),
+    )
+    report = sr.MeasurementReport(
+        observation_context=sr.ObservationContext(observer_device_context=observer),
+        procedure_reported=CHEST_RADIOGRAPH,
+        imaging_measurements=[group],
+    )
+    return sr.ComprehensiveSR(
+        evidence=[source],
+        content=report,
+        series_instance_uid=generate_uid(),
+        series_number=SR_SERIES_NUMBER,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer=MAKER,
+        is_complete=True,
+        series_description=f"Pneumonia score, {NOTICE}",
+        manufacturer_model_name=MAKER,
+        software_versions=version(bundle),
+    )
+
+
+def version(bundle: dict[str, Any]) -> str:
+    """What identifies the model: the start of its checkpoint's hash, and the step."""
+    checkpoint = bundle["fingerprints"]["checkpoint"]
+    return f"{checkpoint['sha256'][:16]} step {checkpoint['step']}"
+
+
+def _date(text: str) -> str:
+    try:
+        return text if datetime.datetime.strptime(text, "%Y%m%d") and len(text) == 8 else ""
+    except ValueError:
+        return ""

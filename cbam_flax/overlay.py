@@ -1,0 +1,92 @@
+"""A picture of one answer: the film, the film under its attention map, the score in words."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+PANEL = 768  # the longer side of one panel, in pixels
+STRIP = 96  # height of the band of text on top
+TEXT = 18  # size of its letters, in pixels
+NOTICE = "RESEARCH ONLY - NOT FOR CLINICAL USE"
+COLOURS = cv2.COLORMAP_INFERNO  # rises in lightness, so it reads without colour vision and in print
+OPACITY = 0.6  # of the map where it is largest; where it is smallest the plain film shows
+
+
+def draw(
+    panel: np.ndarray, attention: np.ndarray, box: np.ndarray, lines: Sequence[str]
+) -> np.ndarray:
+    """Film on the left, film under the map on the right, text above.
+
+    Args:
+        panel: uint8 (H, W), as `scale_to_panel` gives it.
+        attention: float32 (h, w) over the square that the model saw; 1 x 1 when there is no map.
+        box: float (4,), where the film lies in that square as fractions ymin, xmin, ymax, xmax.
+        lines: at most two lines of text, of characters that the font of OpenCV has.
+
+    Returns:
+        uint8 (96 + H, 2 W, 3), RGB.
+    """
+    film = cv2.cvtColor(panel, cv2.COLOR_GRAY2RGB)
+    picture = np.zeros((STRIP + film.shape[0], 2 * film.shape[1], 3), np.uint8)
+    picture[STRIP:] = np.hstack([film, film])
+    legend = "this model has no attention map"
+    if attention.size > 1:
+        low, high = float(attention.min()), float(attention.max())
+        shown = (attention - low) / max(high - low, 1e-6)
+        right = picture[STRIP:, film.shape[1] :]
+        right[:] = blend(film, place(shown, box, panel.shape))
+        legend = f"attention {low:.2f} (clear) to {high:.2f} (bright)"
+    for number, line in enumerate([*lines, f"{NOTICE}   {legend}"]):
+        _write(picture, line, (8, (number + 1) * STRIP // 4 + 8))
+    return picture
+
+
+def scale_to_panel(image: np.ndarray) -> np.ndarray:
+    """H x W uint8 or uint16 -> uint8 whose longer side is 768 pixels."""
+    scale = PANEL / max(image.shape)
+    height, width = (max(round(side * scale), 1) for side in image.shape)
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    panel = cv2.resize(image, (width, height), interpolation=method)
+    return (panel // 257).astype(np.uint8) if panel.dtype == np.uint16 else panel
+
+
+def place(attention: np.ndarray, box: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The part of a map (h, w) of the model's square that lies under the film, at the film's size.
+
+    Args:
+        box: where the film lies in the square, as fractions ymin, xmin, ymax, xmax.
+        shape: height and width of the film.
+
+    Returns:
+        float32 of that shape, within the range of the map.
+    """
+    # Pixel centres: film (y, x) -> fraction of the square -> cell of the map.
+    cells = [
+        (low + (np.arange(side) + 0.5) / side * (high - low)) * count - 0.5
+        for low, high, side, count in zip(box[:2], box[2:], shape, attention.shape, strict=True)
+    ]
+    y, x = np.meshgrid(*cells, indexing="ij")
+    return cv2.remap(
+        attention.astype(np.float32),
+        x.astype(np.float32),
+        y.astype(np.float32),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+
+def blend(film: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """RGB film under a map in [0, 1]: the larger the value, the brighter and the less film."""
+    colours = cv2.applyColorMap((shown * 255).astype(np.uint8), COLOURS)
+    colours = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
+    opacity = OPACITY * shown[..., None]
+    return np.clip(film * (1 - opacity) + colours * opacity, 0, 255).astype(np.uint8)
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    return cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def _write(picture: np.ndarray, text: str, origin: tuple[int, int]) -> None:
+    cv2.putText(picture, text, origin, (255, 255, 255), cv2.FontFace("sans"), TEXT)
