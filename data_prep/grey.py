@@ -97,6 +97,8 @@ def _within_bits(
     dataset: pydicom.Dataset, stored: np.ndarray, bits: int, lowest: int
 ) -> np.ndarray:
     """`stored` with every value inside the declared bits, or a refusal."""
+    if stored.dtype == np.uint8 and bits == 8:
+        return stored
     highest = lowest + (1 << bits) - 1
     shift = int(dataset.get("HighBit", bits - 1)) + 1 - bits
     if 0 < shift < 16 and not np.any(stored & ((1 << shift) - 1)):

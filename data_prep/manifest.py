@@ -2,20 +2,20 @@
 
 import csv
 import hashlib
+import io
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 SCHEMA = 1
 
 
 def fingerprint_inputs(
-    tables: Sequence[Path], files: Iterable[os.DirEntry[str]], settings: dict[str, Any]
+    tables: Sequence[epath.Path], files: Sequence[epath.Path], settings: dict[str, Any]
 ) -> str:
     """SHA-256 over the bytes of the tables, the names, sizes and times of the files, the settings.
 
@@ -24,9 +24,9 @@ def fingerprint_inputs(
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for table in tables:
         digest.update(hashlib.sha256(table.read_bytes()).digest())
-    for entry in sorted(files, key=lambda entry: entry.name):
-        stat = entry.stat()
-        digest.update(f"{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    for file in files:
+        stat = file.stat()
+        digest.update(f"{file.name}\0{stat.length}\0{stat.mtime}\0".encode())
     return digest.hexdigest()
 
 
@@ -70,15 +70,27 @@ def count_outcomes(outcomes: Sequence[dict[str, str]]) -> dict[str, Any]:
     }
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+def outcomes_dir(folder: epath.Path) -> epath.Path:
+    """Where the workers of a Beam pipeline leave outcomes until the manifest is written."""
+    return folder.parent / f"incomplete.outcomes_{folder.name}"
+
+
+def read_outcomes(folder: epath.Path) -> list[dict[str, str]]:
+    """What a Beam pipeline left for the records in `folder`."""
+    files = sorted(outcomes_dir(folder).glob("*"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def write_manifest(folder: epath.Path, manifest: dict[str, Any]) -> None:
     """Writes rejected.csv, then manifest.json under a temporary name and renames it.
 
     The manifest is the last thing that a preparation writes: where it lies, the rest is whole.
     """
-    with (folder / "rejected.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ("file", "code", "message"), extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(row for row in manifest["files"] if row["status"] == "rejected")
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, ("file", "code", "message"), extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(row for row in manifest["files"] if row["status"] == "rejected")
+    (folder / "rejected.csv").write_text(table.getvalue())
     draft = folder / "manifest.json.tmp"
-    draft.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    draft.write_text(json.dumps(manifest, indent=1) + "\n")
     draft.replace(folder / "manifest.json")

@@ -1,20 +1,13 @@
-"""Raw films or a PneumoniaMNIST archive -> TFRecords, with a manifest of every input."""
+"""Raw films, or a PneumoniaMNIST archive -> TFRecords, with a manifest of every input."""
 
 import argparse
-import contextlib
-import hashlib
-import io
-import json
+import dataclasses
 import os
-import shutil
 import sys
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from data_prep import cli, rsna
+from data_prep import cli
 from data_prep.cli import UserError
 
 EXAMPLE = """example:
@@ -25,28 +18,27 @@ EXAMPLE = """example:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m data_prep.prepare",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--dataset", required=True, choices=("rsna", "pneumonia_mnist"))
-    add("--raw", required=True, type=Path, help="the challenge's folder, or the .npz file")
-    add("--data_dir", required=True, type=Path, help="where the TFRecords go")
-    add(
-        "--mapping",
-        help="the challenge's mapping to patients: its file, or 'download'; needed by "
-        "--split=patient",
-    )
+    add("--raw", required=True, help="the challenge's folder, or the .npz file")
+    add("--data_dir", required=True, help="where the TFRecords go")
+    add("--mapping", help="the challenge's mapping to patients: its file, or 'download'")
     add("--image_size", type=int, default=256, help="side of the square images (default 256)")
     add(
         "--split",
-        choices=rsna.SCHEMES,
+        choices=("patient", "image", "row"),
         default="patient",
         help="what a split keeps together; image and row leak (default patient)",
     )
     add("--aspect", choices=("letterbox", "squash"), default="letterbox")
     add("--interpolation", choices=("area", "nearest"), default="area")
-    add("--voi", choices=("first", "none"), default="first", help="the VOI LUT or window used")
-    add("--workers", type=int, default=_cores(), help="decoding processes (default: all cores)")
+    add("--voi", choices=("first", "none"), default="first", help="the VOI LUT or window to use")
+    add("--workers", type=int, default=_cores(), help="decoding processes (default: every core)")
     add(
         "--max_rejected",
         type=float,
@@ -54,6 +46,11 @@ def parse_args() -> argparse.Namespace:
         help="the share of refused inputs over which this fails (default 0.01)",
     )
     add("--overwrite", action="store_true", help="replace records made from other inputs")
+    add(
+        "--beam_options",
+        help="run on Apache Beam with these options, such as runner=DirectRunner,"
+        "direct_num_workers=2,direct_running_mode=multi_processing",
+    )
     args = parser.parse_args()
     if args.workers < 1:
         parser.error("--workers must be at least 1")
@@ -72,18 +69,33 @@ def main() -> None:
     args = parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if args.dataset == "rsna":
-        _prepare_rsna(args)
+        prepare_rsna(args)
     else:
-        _prepare_pneumonia_mnist(args)
+        prepare_pneumonia_mnist(args)
 
 
-def _prepare_rsna(args: argparse.Namespace) -> None:
-    if not args.raw.is_dir():
+def prepare_rsna(args: argparse.Namespace) -> None:
+    """Checks what can be checked before TFDS is imported, then runs the builder."""
+    from etils import epath
+
+    from data_prep import rsna
+    from data_prep.film import Preprocessing
+    from data_prep.mapping import find_mapping, read_mapping
+
+    raw = epath.Path(args.raw)
+    if not raw.is_dir():
+        raise UserError(f"--raw={raw} is no folder; give the challenge's unpacked download")
+    patients, mapping = None, None
+    if args.mapping:
+        mapping = epath.Path(find_mapping(args.mapping, args.data_dir))
+        patients = read_mapping(mapping)
+    elif args.split == "patient":
         raise UserError(
-            f"--raw={args.raw} is no folder; give the unpacked download of the challenge"
+            "--split=patient needs --mapping, because what the challenge calls patientId is an id "
+            "of the image; give the official mapping's file or --mapping=download, or choose "
+            "--split=image, which leaks"
         )
-    mapping = _find_mapping(args)
-    records, _ = rsna.plan_records(args.raw, mapping and rsna.read_mapping(mapping), args.split)
+    records, _ = rsna.plan_records(raw, patients, args.split)
     sizes = Counter(record.split for record in records)
     for split in rsna.SPLITS:
         if not sizes[split]:
@@ -92,14 +104,13 @@ def _prepare_rsna(args: argparse.Namespace) -> None:
                 f"--split={args.split}; give more films"
             )
     if args.split != "patient":
+        shared = "patients" if args.split == "image" else "patients and even films"
         print(
-            f"warning: --split={args.split} LEAKS: the same patient"
-            f"{' and the same film' if args.split == 'row' else ''} will be in train and in test. "
-            "Use it only to measure how much that inflates a result.",
+            f"WARNING: --split={args.split} LEAKS: the same {shared} are in train and in test. "
+            "Use it only to measure how much that inflates a result, never as a result.",
             file=sys.stderr,
         )
 
-    from data_prep.film import Preprocessing
     from data_prep.rsna_pneumonia import Builder, RsnaConfig
 
     how = Preprocessing(args.image_size, args.aspect, args.interpolation, args.voi)
@@ -107,158 +118,47 @@ def _prepare_rsna(args: argparse.Namespace) -> None:
     builder = Builder(
         config=Builder.builder_configs.get(config.name, config),
         data_dir=args.data_dir,
-        mapping=str(mapping) if mapping else None,
+        mapping_file=os.fspath(mapping) if mapping else "",
         workers=args.workers,
+        use_beam=bool(args.beam_options),
     )
-    tables = [args.raw / rsna.LABELS, args.raw / rsna.CLASSES, *([mapping] if mapping else [])]
-    _prepare(args, builder, how.__dict__, args.split, tables, args.raw / rsna.IMAGES)
+    tables = [raw / rsna.LABELS, raw / rsna.CLASSES, *([mapping] if mapping else [])]
+    _run(args, builder, how, args.split, tables, rsna.list_images(raw))
 
 
-def _prepare_pneumonia_mnist(args: argparse.Namespace) -> None:
+def prepare_pneumonia_mnist(args: argparse.Namespace) -> None:
+    """The archive's own splits; nothing is resized."""
+    from etils import epath
+
     from data_prep.film import Preprocessing
-    from data_prep.pneumonia_mnist import Builder
-    from data_prep.pneumonia_mnist.pneumonia_mnist_dataset_builder import read_archive
+    from data_prep.pneumonia_mnist.pneumonia_mnist_dataset_builder import Builder, read_archive
 
     read_archive(args.raw)
-    builder = Builder(config="28px", data_dir=args.data_dir, archive=str(args.raw))
-    how = Preprocessing(image_size=28)  # nothing was done, and this is what inference shall do
-    _prepare(args, builder, how.__dict__, "official", [args.raw], None)
+    builder = Builder(config="28px", data_dir=args.data_dir, archive=args.raw)
+    _run(args, builder, Preprocessing(image_size=28), "official", [epath.Path(args.raw)], [])
 
 
-def _find_mapping(args: argparse.Namespace) -> Path | None:
-    if args.mapping is None:
-        if args.split == "patient":
-            raise UserError(
-                "--split=patient needs --mapping, because what the challenge calls patientId is an "
-                "id of the image: give the official mapping's file or --mapping=download, or "
-                "choose a split that leaks with --split=image"
-            )
-        return None
-    path = Path(args.mapping)
-    if args.mapping == "download":
-        path = args.data_dir / "downloads" / rsna.MAPPING
-        if not path.exists():
-            _download(rsna.MAPPING_URL, path)
-    if not path.is_file():
-        raise UserError(f"--mapping={path} is no file; give the mapping's file or 'download'")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != rsna.MAPPING_SHA256:
-        print(
-            f"warning: {path} is not the official mapping (SHA-256 {found[:12]}..., not "
-            f"{rsna.MAPPING_SHA256[:12]}...): who is one patient, and with it the splits, rest on "
-            "this file, and may not agree with splits made from the official one.",
-            file=sys.stderr,
-        )
-    return path
-
-
-def _download(url: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    try:
-        with urllib.request.urlopen(url, timeout=60) as response:
-            data = response.read()
-    except OSError as error:
-        raise UserError(f"cannot download {url} ({error}); get it elsewhere, give --mapping=FILE")
-    if hashlib.sha256(data).hexdigest() != rsna.MAPPING_SHA256:
-        raise UserError(f"{url} did not give the file with the official SHA-256; try again later")
-    draft.write_bytes(data)
-    draft.replace(path)
-
-
-def _prepare(
-    args: argparse.Namespace,
-    builder: Any,
-    preprocessing: dict[str, Any],
-    scheme: str,
-    tables: list[Path],
-    images: Path | None,
+def _run(
+    args: argparse.Namespace, builder: Any, how: Any, scheme: str, tables: list, films: list
 ) -> None:
-    """Runs the builder unless it has been run on these inputs, and writes the manifest last."""
     import tensorflow_datasets as tfds
-    from tqdm import tqdm
 
-    from data_prep import manifest
+    from data_prep.preparation import prepare_once
 
-    folder = Path(builder.data_dir)
-    settings = {"preprocessing": preprocessing, "split_scheme": scheme}
-    entries = list(os.scandir(images)) if images else []
-    fingerprint = manifest.fingerprint_inputs(tables, entries, settings)
-    with _locked(folder):
-        if (folder / "manifest.json").exists():
-            done = json.loads((folder / "manifest.json").read_text())
-            if done["inputs_sha256"] == fingerprint:
-                print(f"{folder} is already prepared from these inputs")
-                return
-            if not args.overwrite:
-                raise UserError(
-                    f"{folder} was prepared from other inputs than {args.raw} has now; keep it "
-                    "and give another --data_dir, or replace it with --overwrite"
-                )
-        # What an interrupted run left: records without a manifest, or TFDS's own drafts.
-        for leftover in (folder, *folder.parent.glob(f"{folder.name}.incomplete*")):
-            shutil.rmtree(leftover, ignore_errors=True)
-        tfds.disable_progress_bar()  # the builder shows one per film
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(manual_dir=args.raw)
-            )
-        counts = manifest.count_outcomes(builder.outcomes)
-        if counts["rejected"] > args.max_rejected * counts["inputs"]:
-            shutil.rmtree(folder)
-            worst = next(row for row in builder.outcomes if row["status"] == "rejected")
-            raise UserError(
-                f"{counts['rejected']} of {counts['inputs']} inputs were refused "
-                f"({counts['by_code']}; {worst['file']}: {worst['message']}), more than "
-                f"--max_rejected={args.max_rejected}; mend the download or allow more"
-            )
-        splits = {
-            split: manifest.summarise_split(
-                tqdm(
-                    tfds.as_numpy(builder.as_dataset(split=split)),
-                    f"hashing {split}",
-                    info.num_examples,
-                    unit="image",
-                )
-            )
-            for split, info in builder.info.splits.items()
-        }
-        manifest.write_manifest(
-            folder,
-            {
-                "schema": manifest.SCHEMA,
-                "dataset": str(builder.info.full_name),
-                **settings,
-                "inputs_sha256": fingerprint,
-                "counts": counts,
-                "splits": splits,
-                "files": sorted(
-                    builder.outcomes, key=lambda row: (row["file"], row.get("image_id", ""))
-                ),
-            },
-        )
-    print(f"{folder}: {counts['accepted']} accepted, {counts['rejected']} rejected")
-    for split, summary in splits.items():
-        print(
-            f"  {split}: {summary['images']} images, {summary['positive']} positive, "
-            f"{summary['patients']} patients, content {summary['content_sha256'][:16]}"
-        )
+    options = {}
+    if args.beam_options:
+        from data_prep.beam import parse_options
 
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One preparation of a folder at a time; the lock goes with the process that holds it."""
-    import fcntl
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"another process is preparing {folder}; wait for it or end it"
-            ) from None
-        yield
+        options["beam_options"] = parse_options(args.beam_options)
+    prepare_once(
+        builder,
+        settings={"split_scheme": scheme, "preprocessing": dataclasses.asdict(how)},
+        tables=tables,
+        films=films,
+        download_config=tfds.download.DownloadConfig(manual_dir=args.raw, **options),
+        max_rejected=args.max_rejected,
+        overwrite=args.overwrite,
+    )
 
 
 if __name__ == "__main__":

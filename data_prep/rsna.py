@@ -3,12 +3,13 @@
 import csv
 import dataclasses
 import hashlib
-import json
+import io
 import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
+
+from etils import epath
 
 from data_prep.cli import UserError
 from data_prep.refusal import DicomRefusal
@@ -18,13 +19,6 @@ LABELS = "stage_2_train_labels.csv"
 CLASSES = "stage_2_detailed_class_info.csv"
 CLASS_NAMES = ("Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
 POSITIVE_CLASS = "Lung Opacity"
-
-MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
-MAPPING_URL = (
-    "https://s3.amazonaws.com/east1.public.rsna.org/AI/2018/"
-    "pneumonia-challenge-dataset-mappings_2018.json"
-)
-MAPPING_SHA256 = "803ce79e3bc9c66d3631738e91e62e1175730e98ad1415e8dc4d6292ba10bf27"
 
 SCHEMES = ("patient", "image", "row")
 SPLITS = ("train", "validation", "test")
@@ -48,7 +42,7 @@ class Record:
     """One record to be made: where the film is and everything the tables say about it."""
 
     image_id: str
-    path: Path
+    path: str
     split: str
     label: int
     detailed_class: str
@@ -67,32 +61,32 @@ def assign_split(unit: str) -> str:
     return "train" if place < _SHARES[0] else "validation" if place < 100 - _SHARES[2] else "test"
 
 
-def read_rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+def read_rows(path: epath.Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
     """The rows of a CSV file that must have these columns.
 
     Raises:
       UserError: there is no such file, it is not text, or a column is missing.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            missing = [name for name in columns if name not in (reader.fieldnames or ())]
-            if missing:
-                raise UserError(
-                    f"{path} has no column {missing[0]!r}; it must have {', '.join(columns)} "
-                    "as the challenge's own file has"
-                )
-            yield from reader
+        text = path.read_bytes().decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            raise UserError(
+                f"{path} has no column {missing[0]!r}; it must have {', '.join(columns)}, as the "
+                "challenge's own file has"
+            )
+        yield from reader
     except OSError as error:
         raise UserError(
-            f"cannot read {path} ({error.strerror}); --raw must be the folder of the challenge's "
-            f"download, with {LABELS} in it"
+            f"cannot read {path} ({error.strerror or error}); --raw must be the folder of the "
+            f"challenge's download, with {LABELS} in it"
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV text file ({error}); download it again") from error
 
 
-def read_labels(raw: Path) -> dict[str, Labels | DicomRefusal]:
+def read_labels(raw: epath.Path) -> dict[str, Labels | DicomRefusal]:
     """What the two tables say about each id, or why what they say cannot be used.
 
     Raises:
@@ -147,37 +141,8 @@ def _box(row: dict[str, str], is_positive: bool) -> Box | None:
     return (y, x, y + height, x + width)
 
 
-def read_mapping(path: Path) -> dict[str, str]:
-    """image id -> real patient, from the challenge's mapping to NIH ChestX-ray14.
-
-    The first eight digits of an NIH file name are the patient. An id that the file gives to two
-    patients maps to "", so that it is refused and not guessed.
-
-    Raises:
-      UserError: the file is missing or not such a mapping.
-    """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        patients: dict[str, str] = {}
-        for entry in entries:
-            image_id, patient = str(entry["subset_img_id"]), str(entry["img_id"]).split("_")[0]
-            if patients.setdefault(image_id, patient) != patient:
-                patients[image_id] = ""
-        return patients
-    except OSError as error:
-        raise UserError(
-            f"cannot read the mapping {path} ({error.strerror}); give --mapping=FILE or "
-            "--mapping=download"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is not the challenge's mapping, a JSON list of objects with img_id and "
-            f"subset_img_id; download it from {MAPPING_URL} or give --mapping=download"
-        ) from error
-
-
 def plan_records(
-    raw: Path, patients: dict[str, str] | None, scheme: str
+    raw: epath.Path, patients: dict[str, str] | None, scheme: str
 ) -> tuple[list[Record], dict[str, DicomRefusal]]:
     """Everything that is to become a record, and what the tables alone already refuse.
 
@@ -195,7 +160,7 @@ def plan_records(
       UserError: a table, the folder of images or the mapping is missing.
     """
     labels = read_labels(raw)
-    files, refused = _list_files(raw / IMAGES)
+    files, refused = _files_by_id(raw)
     records = []
     for image_id in sorted(labels.keys() | files.keys()):
         name = files[image_id].name if image_id in files else f"{image_id}.dcm"
@@ -223,7 +188,7 @@ def plan_records(
         records += [
             Record(
                 image_id=record_id,
-                path=files[image_id],
+                path=os.fspath(files[image_id]),
                 split=assign_split(unit),
                 label=found.target,
                 detailed_class=found.detailed_class,
@@ -235,25 +200,33 @@ def plan_records(
     return records, refused
 
 
-def _list_files(folder: Path) -> tuple[dict[str, Path], dict[str, DicomRefusal]]:
-    """image id -> file, and the files whose id another one already has."""
+def list_images(raw: epath.Path) -> list[epath.Path]:
+    """Everything in the folder of images, sorted by name.
+
+    Raises:
+      UserError: there is no such folder, or no DICOM file in it.
+    """
+    folder = raw / IMAGES
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if not entry.is_dir())
+        files = sorted(folder.iterdir(), key=lambda path: path.name)
     except OSError as error:
         raise UserError(
-            f"cannot list {folder} ({error.strerror}); --raw must be the folder of the "
+            f"cannot list {folder} ({error.strerror or error}); --raw must be the folder of the "
             f"challenge's download, with {IMAGES}/ in it"
         ) from error
-    files: dict[str, Path] = {}
-    refused = {}
-    for name in names:
-        image_id, extension = os.path.splitext(name)
-        if extension.lower() != ".dcm":
-            refused[name] = DicomRefusal("not_dicom", "the name does not end in .dcm")
-        elif image_id in files:
-            refused[name] = DicomRefusal("duplicate", f"{files[image_id].name} has the same id")
-        else:
-            files[image_id] = folder / name
-    if not files:
+    if not any(path.suffix.lower() == ".dcm" for path in files):
         raise UserError(f"{folder} holds no .dcm file; --raw must be the challenge's download")
+    return files
+
+
+def _files_by_id(raw: epath.Path) -> tuple[dict[str, epath.Path], dict[str, DicomRefusal]]:
+    files: dict[str, epath.Path] = {}
+    refused = {}
+    for path in list_images(raw):
+        if path.suffix.lower() != ".dcm":
+            refused[path.name] = DicomRefusal("not_dicom", "the name does not end in .dcm")
+        elif path.stem in files:
+            refused[path.name] = DicomRefusal("duplicate", f"{files[path.stem].name} has the id")
+        else:
+            files[path.stem] = path
     return files, refused

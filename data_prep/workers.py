@@ -5,12 +5,14 @@ is the little that is needed instead: every worker has its own pipe and a deadli
 """
 
 import collections
+import contextlib
 import dataclasses
 import multiprocessing
-import multiprocessing.connection
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -21,106 +23,128 @@ _AHEAD = 2  # tasks given to a worker, so that it never waits for its next one
 
 @dataclasses.dataclass(frozen=True)
 class Lost:
-    """Given in the place of a result: the worker was lost over this task, by a refusal's code."""
+    """Given in the place of a result: a worker was lost over this task, by a refusal's code."""
 
     code: str  # "timeout" or "crashed"
 
 
-class _Worker:
-    def __init__(self, function: Callable[[Any], Any], seconds: float, memory_bytes: int) -> None:
-        self.connection, child = _CONTEXT.Pipe()
-        self.process = _CONTEXT.Process(
-            target=_serve, args=(child, function, memory_bytes), daemon=True
-        )
-        self.process.start()
-        child.close()
+class Worker:
+    """One process that calls `function` on tasks, in the order in which they are given.
+
+    Args:
+      function: at the top level of a module; one that raises only where it is itself wrong.
+      seconds: how long one task may take before the process is killed and replaced.
+      memory_bytes: what the process may allocate beyond its size at the start (on Linux).
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        *,
+        seconds: float = 60.0,
+        memory_bytes: int = 2 << 30,
+    ) -> None:
+        self._arguments = (function, memory_bytes)
+        self._seconds = seconds
         self.tasks: collections.deque[Any] = collections.deque()
-        self.seconds = seconds
-        self.deadline = time.monotonic() + _START_SECONDS
-        self.is_ready = False
+        self._start()
+
+    def _start(self) -> None:
+        self.connection, child = _CONTEXT.Pipe()
+        self._process = _CONTEXT.Process(target=_serve, args=(child, *self._arguments), daemon=True)
+        self._process.start()
+        child.close()
+        self._has_started = False
+        self._deadline = time.monotonic() + _START_SECONDS
 
     def give(self, task: Any) -> None:
-        if self.is_ready and not self.tasks:
-            self.deadline = time.monotonic() + self.seconds
+        """Queues a task."""
+        if self._has_started and not self.tasks:
+            self._deadline = time.monotonic() + self._seconds
         self.tasks.append(task)
-        self.connection.send(task)
+        with contextlib.suppress(OSError):  # it has just died, which `collect` will find out
+            self.connection.send(task)
+
+    def seconds_left(self) -> float:
+        """Until the task being worked on has taken too long."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def collect(self) -> list[tuple[Any, Any]]:
+        """(task, result or Lost) of the oldest task, if that is decided; else nothing yet.
+
+        Raises:
+          RuntimeError: the function raised, or the process ends before its first task.
+        """
+        answer: Any = None
+        lost = None
+        if self.connection.poll():
+            try:
+                answer = self.connection.recv()
+            except (EOFError, OSError):
+                lost = Lost("crashed")
+        elif not self.seconds_left():
+            lost = Lost("timeout")
+        else:
+            return []
+        self._deadline = time.monotonic() + self._seconds
+        if lost:
+            self.kill()
+            if not self._has_started:
+                raise RuntimeError("a worker process ended before its first task")
+            done, *rest = self.tasks
+            self.tasks.clear()
+            self._start()
+            for task in rest:
+                self.give(task)
+            return [(done, lost)]
+        if not self._has_started:
+            self._has_started = True
+            return []
+        if isinstance(answer, _Raised):
+            raise RuntimeError(answer.text)
+        return [(self.tasks.popleft(), answer)]
+
+    def call(self, task: Any) -> Any:
+        """The result of one task, or Lost."""
+        self.give(task)
+        while not (done := self.collect()):
+            wait([self.connection], self.seconds_left())
+        return done[0][1]
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.join()
+        """Ends the process."""
+        self._process.kill()
+        self._process.join()
         self.connection.close()
 
 
 def run_tasks(
-    function: Callable[[Any], Any],
-    tasks: Iterable[Any],
-    *,
-    workers: int,
-    seconds: float = 60.0,
-    memory_bytes: int = 2 << 30,
+    function: Callable[[Any], Any], tasks: Iterable[Any], *, workers: int, **limits: Any
 ) -> Iterator[tuple[Any, Any]]:
     """Yields (task, function(task)) as they get done, or (task, Lost) where a worker was lost.
 
-    Args:
-      function: at the top level of a module, and one that raises only where it is itself wrong.
-      tasks: anything that pickles.
-      workers: the number of processes; 0 calls the function here, without any of the protection.
-      seconds: how long one task may take before its worker is killed.
-      memory_bytes: what a worker may allocate beyond its size at the start (on Linux).
-
-    Raises:
-      RuntimeError: `function` raised, or workers die before their first task.
+    `workers` processes share the work; 0 calls the function in this one, without any protection.
+    `limits` are those of `Worker`.
     """
     if workers == 0:
         yield from ((task, function(task)) for task in tasks)
         return
     source = iter(tasks)
-    again: list[Any] = []  # given to a worker that was lost over an earlier one
-    crew = [_Worker(function, seconds, memory_bytes) for _ in range(workers)]
+    crew = [Worker(function, **limits) for _ in range(workers)]
     try:
         while True:
             for worker in crew:
-                while len(worker.tasks) < _AHEAD:
-                    task = again.pop() if again else next(source, None)
-                    if task is None:
-                        break
-                    try:
-                        worker.give(task)
-                    except OSError:  # it has just died; its end of the pipe says so below
-                        break
+                while len(worker.tasks) < _AHEAD and (task := next(source, None)) is not None:
+                    worker.give(task)
             busy = [worker for worker in crew if worker.tasks]
             if not busy:
                 return
-            first = min(worker.deadline for worker in busy)
-            ready = multiprocessing.connection.wait(
-                [worker.connection for worker in busy], max(0.0, first - time.monotonic())
+            wait(
+                [worker.connection for worker in busy],
+                min(worker.seconds_left() for worker in busy),
             )
             for worker in busy:
-                lost = None
-                if worker.connection in ready:
-                    try:
-                        answer = worker.connection.recv()
-                    except (EOFError, OSError):
-                        lost = Lost("crashed")
-                elif time.monotonic() >= worker.deadline:
-                    lost = Lost("timeout")
-                else:
-                    continue
-                if lost is None:
-                    worker.deadline = time.monotonic() + worker.seconds
-                    if not worker.is_ready:
-                        worker.is_ready = True
-                    elif isinstance(answer, _Raised):
-                        raise RuntimeError(answer.text)
-                    else:
-                        yield worker.tasks.popleft(), answer
-                else:
-                    worker.kill()
-                    if not worker.is_ready:
-                        raise RuntimeError("a worker process ended before it had started")
-                    yield worker.tasks.popleft(), lost
-                    again.extend(worker.tasks)
-                    crew[crew.index(worker)] = _Worker(function, seconds, memory_bytes)
+                yield from worker.collect()
     finally:
         for worker in crew:
             worker.kill()
@@ -131,14 +155,10 @@ class _Raised:
     text: str
 
 
-def _serve(
-    connection: multiprocessing.connection.Connection,
-    function: Callable[[Any], Any],
-    memory_bytes: int,
-) -> None:
+def _serve(connection: Connection, function: Callable[[Any], Any], memory_bytes: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and that ends this
     _limit_memory(memory_bytes)
-    connection.send(None)
+    connection.send("started")
     while True:
         try:
             task = connection.recv()
@@ -147,16 +167,14 @@ def _serve(
         try:
             answer = function(task)
         except Exception as error:
-            import traceback
-
-            answer = _Raised(f"{task}: {error}\n{traceback.format_exc()}")
+            answer = _Raised(f"{error} on {task}\n{traceback.format_exc()}")
         connection.send(answer)
 
 
 def _limit_memory(memory_bytes: int) -> None:
     """Beyond what the imports took, which grows with the number of cores."""
     statm = Path("/proc/self/statm")
-    if not statm.exists():  # only Linux enforces the limit on the address space
+    if not statm.exists():  # only Linux enforces a limit on the address space
         return
     import resource
 

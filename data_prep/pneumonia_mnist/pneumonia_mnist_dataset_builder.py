@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 
 from data_prep.cli import UserError
 from data_prep.features import record_features
+from data_prep.film import accepted
 
 FILE = "pneumoniamnist.npz"
 URL = "https://zenodo.org/records/10519652/files/pneumoniamnist.npz?download=1"
@@ -58,8 +59,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Paediatric chest films of Kermany et al. (2018) at 28 x 28 pixels."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "Initial release."}
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="28px", description="28 x 28 pixels.")]
+    RELEASE_NOTES: ClassVar = {"1.0.0": "Initial release."}
+    BUILDER_CONFIGS: ClassVar = [
+        tfds.core.BuilderConfig(name="28px", description="28 x 28 pixels.")
+    ]
 
     def __init__(self, *, archive: str | None = None, **kwargs: Any) -> None:
         """`archive`: the file to use; without it, it is downloaded and checked."""
@@ -92,9 +95,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
             image_id = f"{split}-{number:05d}"
-            self.outcomes.append(
-                {"file": FILE, "image_id": image_id, "status": "accepted", "split": split}
-            )
+            self.outcomes.append(accepted(FILE, image_id, split))
             yield (
                 image_id,
                 {

@@ -5,16 +5,17 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
+from etils import epath
 from tqdm import tqdm
 
-from data_prep import rsna
+from data_prep import mapping, rsna
 from data_prep.features import record_features
-from data_prep.film import Preprocessing, prepare_film, refusal_of
-from data_prep.refusal import DicomRefusal
-from data_prep.workers import run_tasks
+from data_prep.film import Film, Preprocessing, lost_film, prepare_film, rejected
+from data_prep.manifest import outcomes_dir
+from data_prep.workers import Lost, run_tasks
 
 _SIZES = (64, 128, 224, 256, 320, 384, 512, 1024)
 
@@ -52,8 +53,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Films that cannot be used are left out; `python -m data_prep.prepare` lists them too."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "Initial release."}
-    BUILDER_CONFIGS = [
+    RELEASE_NOTES: ClassVar = {"1.0.0": "Initial release."}
+    BUILDER_CONFIGS: ClassVar = [
         *(RsnaConfig.of(Preprocessing(size)) for size in _SIZES),
         *(RsnaConfig.of(Preprocessing(256), scheme) for scheme in ("image", "row")),
         RsnaConfig.of(Preprocessing(224, "squash", "nearest"), "row"),
@@ -61,16 +62,27 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
     Download and unpack the RSNA Pneumonia Detection Challenge (2018), and put the folder, with
     {rsna.LABELS}, {rsna.CLASSES} and {rsna.IMAGES}/ in it, at manual_dir. The official mapping
-    of the challenge's ids to patients ({rsna.MAPPING}) is downloaded unless it lies there too.
+    of the challenge's ids to patients ({mapping.NAME}) is downloaded unless it lies there too.
     """
 
-    def __init__(self, *, mapping: str | None = None, workers: int = 0, **kwargs: Any) -> None:
-        """`mapping`: the file to use; `workers`: processes that decode, 0 decodes in this one."""
-        self._mapping = mapping
+    def __init__(
+        self, *, mapping_file: str = "", workers: int = 0, use_beam: bool = False, **kwargs: Any
+    ) -> None:
+        """Makes a builder.
+
+        Args:
+          mapping_file: the mapping to patients; else the one in manual_dir, else downloaded.
+          workers: processes that decode; 0 decodes in this one, with no limits per file.
+          use_beam: be a Beam pipeline instead of using processes of this machine.
+          **kwargs: those of every TFDS builder.
+        """
+        self._mapping_file = mapping_file
         self._workers = workers
-        # What became of every input, for the manifest: file, image_id, status, split or code.
-        self.outcomes: list[dict[str, str]] = []
+        self._use_beam = use_beam
+        self.outcomes: list[dict[str, str]] = []  # what became of every input, for the manifest
         super().__init__(**kwargs)
+        # Asked for here, because TFDS has data_dir point to a draft while it prepares.
+        self._beam_outcomes = outcomes_dir(epath.Path(self.data_dir))
 
     def _info(self) -> tfds.core.DatasetInfo:
         size = self.builder_config.preprocessing.image_size
@@ -83,67 +95,45 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        raw = Path(dl_manager.manual_dir)
+        raw = epath.Path(dl_manager.manual_dir)
         scheme = self.builder_config.split_scheme
-        mapping = self._find_mapping(raw, dl_manager, scheme == "patient")
-        records, refused = rsna.plan_records(raw, mapping and rsna.read_mapping(mapping), scheme)
-        for name, refusal in refused.items():
-            self._reject(name, refusal)
+        records, refused = rsna.plan_records(raw, self._read_patients(raw, dl_manager), scheme)
+        self.outcomes = [rejected(name, refusal) for name, refusal in refused.items()]
         return {
-            split: self._generate_examples([r for r in records if r.split == split])
+            split: self._generate_examples(
+                split, [record for record in records if record.split == split]
+            )
             for split in rsna.SPLITS
         }
 
-    def _find_mapping(
-        self, raw: Path, dl_manager: tfds.download.DownloadManager, is_needed: bool
-    ) -> Path | None:
-        if self._mapping:
-            return Path(self._mapping)
-        if (raw / rsna.MAPPING).exists():
-            return raw / rsna.MAPPING
-        if not is_needed:
+    def _read_patients(
+        self, raw: epath.Path, dl_manager: tfds.download.DownloadManager
+    ) -> dict[str, str] | None:
+        if self._mapping_file:
+            return mapping.read_mapping(Path(self._mapping_file))
+        if (raw / mapping.NAME).exists():
+            return mapping.read_mapping(raw / mapping.NAME)
+        if self.builder_config.split_scheme != "patient":
             return None
-        path = Path(os.fspath(dl_manager.download(rsna.MAPPING_URL)))
-        if hashlib.sha256(path.read_bytes()).hexdigest() != rsna.MAPPING_SHA256:
-            raise ValueError(f"{rsna.MAPPING_URL} is not the file with the official SHA-256")
-        return path
+        path = Path(os.fspath(dl_manager.download(mapping.URL)))
+        if hashlib.sha256(path.read_bytes()).hexdigest() != mapping.SHA256:
+            raise ValueError(f"{mapping.URL} gave a file without the official SHA-256")
+        return mapping.read_mapping(path)
 
-    def _generate_examples(
-        self, records: list[rsna.Record]
+    def _generate_examples(self, split: str, records: list[rsna.Record]) -> Any:
+        tasks = [(record, self.builder_config.preprocessing) for record in records]
+        if self._use_beam:
+            from data_prep.beam import Films
+
+            return Films(tasks, os.fspath(self._beam_outcomes / split))
+        return self._decode(split, tasks)
+
+    def _decode(
+        self, split: str, tasks: list[tuple[rsna.Record, Preprocessing]]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        tasks = ((record, self.builder_config.preprocessing) for record in records)
         results = run_tasks(prepare_film, tasks, workers=self._workers)
-        split = records[0].split if records else ""
-        for (record, _), film in tqdm(results, split, len(records), unit="image"):
-            refusal = refusal_of(film)
-            if refusal:
-                self._reject(record.path.name, refusal)
-                continue
-            self.outcomes.append(
-                {
-                    "file": record.path.name,
-                    "image_id": record.image_id,
-                    "status": "accepted",
-                    "split": split,
-                }
-            )
-            yield (
-                record.image_id,
-                {
-                    **film,
-                    "label": record.label,
-                    "detailed_class": record.detailed_class,
-                    "image_id": record.image_id,
-                    "patient_id": record.patient_id,
-                },
-            )
-
-    def _reject(self, name: str, refusal: DicomRefusal) -> None:
-        self.outcomes.append(
-            {
-                "file": name,
-                "status": "rejected",
-                "code": refusal.code,
-                "message": refusal.message,
-            }
-        )
+        for task, result in tqdm(results, split, len(tasks), unit="image"):
+            film: Film = lost_film(task, result) if isinstance(result, Lost) else result
+            self.outcomes.append(film.outcome)
+            if film.example:
+                yield film.example["image_id"], film.example
