@@ -3,18 +3,27 @@
 import argparse
 import ast
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+
+from cbam_flax.models import CBAMResNet, create_model
 from data_prep import cli
-
-if TYPE_CHECKING:
-    from cbam_flax.models import CBAMResNet
 
 EXAMPLE = """examples:
   python -m cbam_flax.models.table
   python -m cbam_flax.models.table preset=notebook
   python -m cbam_flax.models.table --image_size=512 attention=se dilations=1,2,4 head=gap
 """
+
+
+STAGES = (
+    *("block1", "pool1", "block2", "pool2", "context1"),
+    *("block3", "pool3", "block4", "pool4", "context2"),
+    *("hidden", "logit"),
+)
 
 
 class Stage(NamedTuple):
@@ -27,17 +36,13 @@ class Stage(NamedTuple):
     flops: int
 
 
-def stage_table(model: "CBAMResNet", height: int, width: int) -> list[Stage]:
+def stage_table(model: CBAMResNet, height: int, width: int) -> list[Stage]:
     """The stages in the order they run, for images of `height` x `width`; nothing is computed.
 
     FLOPs are two per multiply-add of the convolutions and dense layers, positions in the zero
-    padding included, as is usual; elementwise work is left out (below 1 % at 224 x 224). Every
-    kernel is applied once per position of its stage's map, so a kernel of n numbers costs
-    2 n H W, however that map is computed.
+    padding included, as is usual; elementwise work is left out (about 1 %). A kernel of n numbers
+    costs 2 n for every position that it is applied at, however that is computed.
     """
-    import jax
-    import jax.numpy as jnp
-    from flax.traverse_util import flatten_dict
 
     def trace(images: jax.Array) -> Any:
         variables = model.init(jax.random.key(0), images)
@@ -46,36 +51,27 @@ def stage_table(model: "CBAMResNet", height: int, width: int) -> list[Stage]:
         )
         return variables, captured["intermediates"]
 
-    images = jax.ShapeDtypeStruct((1, height, width, model.channels), jnp.float32)
-    variables, captured = jax.eval_shape(trace, images)
-    statistics_of_mlp = 1 if model.attention == "se" else 2
-
     def applications(path: tuple[str, ...], positions: int) -> int:
-        if "mlp" in path:
-            return statistics_of_mlp
+        if "mlp" in path:  # shared: applied to the mean and to the maximum
+            return 1 if model.attention == "se" else 2
         return 1 if "channel" in path or "image_level" in path else positions
 
-    names = [f"{kind}{n}" for n in (1, 2, 3, 4) for kind in ("block", "pool")]
-    names.insert(names.index("pool2") + 1, "context1")
-    names += ["context2", "hidden", "logit"]
+    images = jax.ShapeDtypeStruct((1, height, width, model.channels), jnp.float32)
+    variables, captured = jax.eval_shape(trace, images)
     stages = []
-    for name in filter(variables["params"].__contains__, names):
+    for name in STAGES:
+        if name not in variables["params"]:
+            continue
         params = flatten_dict(variables["params"][name])
+        statistics = jax.tree.leaves(variables["batch_stats"].get(name))
         output = captured[name]["__call__"][0].shape[1:]
-        positions = math.prod(output[:-1])
-        stages.append(
-            Stage(
-                name,
-                output,
-                parameters=sum(array.size for array in params.values()),
-                statistics=sum(a.size for a in jax.tree.leaves(variables["batch_stats"].get(name))),
-                flops=sum(
-                    2 * kernel.size * applications(path, positions)
-                    for path, kernel in params.items()
-                    if path[-1] == "kernel"
-                ),
-            )
+        flops = sum(
+            2 * kernel.size * applications(path, math.prod(output[:-1]))
+            for path, kernel in params.items()
+            if path[-1] == "kernel"
         )
+        sizes = (sum(a.size for a in params.values()), sum(a.size for a in statistics))
+        stages.append(Stage(name, output, *sizes, flops))
     return stages
 
 
@@ -122,8 +118,6 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     settings = dict(map(_parse_setting, arguments.settings))
-
-    from cbam_flax.models import create_model
 
     try:
         stages = stage_table(create_model(settings), arguments.image_size, arguments.image_size)
