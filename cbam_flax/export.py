@@ -1,6 +1,7 @@
 """Checkpoint -> inference bundle: StableHLO, ONNX and SavedModel with the same numbers inside."""
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -8,105 +9,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cbam_flax import artefacts, runtimes
 from cbam_flax import bundle as bundle_lib
-from cbam_flax import runtimes
 from data_prep import cli
 
 if TYPE_CHECKING:
-    import jax
-
     from cbam_flax.models.cbam_resnet import CBAMResNet
 
 TOLERANCE = 1e-4  # the largest difference from the training code that an artefact may show
-PLATFORMS = ("cpu", "cuda", "tpu")
 EXAMPLE = "example:\n  python -m cbam_flax.export --workdir=runs/rsna --out=runs/rsna_bundle"
-
-
-def inference_function(
-    model: "CBAMResNet", variables: dict[str, Any], calibration: dict[str, Any]
-) -> Callable[["jax.Array"], dict[str, "jax.Array"]]:
-    """What every artefact computes, with the parameters as constants.
-
-    The function takes images, float32 (B, S, S, 1) in [0, 1], and returns `probability` (B,) =
-    sigmoid(scale * logit + bias) and `attention` (B, h, w), the last block's spatial gate in
-    [0, 1], all zeros with h = w = 1 for a model without one; both float32.
-    """
-    import jax
-    import jax.numpy as jnp
-
-    from cbam_flax.models import attention_maps
-
-    def infer(images: jax.Array) -> dict[str, jax.Array]:
-        # Full float32 on GPU and TPU too, where the default would be TF32 or bfloat16 passes.
-        with jax.default_matmul_precision("highest"):
-            logits, maps = attention_maps(model, variables, images)
-        gate = maps[max(maps)] if maps else jnp.zeros((images.shape[0], 1, 1))
-        logits = calibration["scale"] * logits + calibration["bias"]
-        return {
-            "probability": jax.nn.sigmoid(logits).astype(jnp.float32),
-            "attention": gate.astype(jnp.float32),
-        }
-
-    return infer
-
-
-def write_artefacts(folder: pathlib.Path, infer: Callable[..., Any], image_size: int) -> None:
-    """Writes `model.stablehlo`, `model.onnx` and `saved_model/`, each for any batch size."""
-    write_stablehlo(folder / bundle_lib.ARTEFACTS["jax"], infer, image_size)
-    write_onnx(folder / bundle_lib.ARTEFACTS["onnx"], infer, image_size)
-    write_saved_model(folder / bundle_lib.ARTEFACTS["tensorflow"], infer, image_size)
-
-
-def write_stablehlo(path: pathlib.Path, infer: Callable[..., Any], image_size: int) -> None:
-    import jax
-    import jax.export
-
-    shape = jax.export.symbolic_shape(f"batch, {image_size}, {image_size}, 1")
-    images = jax.ShapeDtypeStruct(shape, np.float32)
-    exported = jax.export.export(jax.jit(infer), platforms=PLATFORMS)(images)
-    path.write_bytes(exported.serialize())
-
-
-def write_onnx(path: pathlib.Path, infer: Callable[..., Any], image_size: int) -> None:
-    import onnx
-    from jax2onnx import to_onnx
-
-    names = ("probability", "attention")
-
-    def ordered(images: Any) -> tuple[Any, ...]:
-        outputs = infer(images)
-        return tuple(outputs[name] for name in names)
-
-    model = to_onnx(
-        ordered,
-        [("batch", image_size, image_size, 1)],
-        model_name="cbam_flax",
-        input_names=["images"],
-        output_names=names,
-    )
-    onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString())
-
-
-def write_saved_model(path: pathlib.Path, infer: Callable[..., Any], image_size: int) -> None:
-    """Writes the signature `serving_default`: `images` -> `probability`, `attention`."""
-    import tensorflow as tf
-    from jax.experimental import jax2tf
-
-    converted = jax2tf.convert(
-        infer,
-        polymorphic_shapes=[f"(batch, {image_size}, {image_size}, 1)"],
-        with_gradient=False,
-        native_serialization_platforms=PLATFORMS,
-    )
-    spec = tf.TensorSpec([None, image_size, image_size, 1], tf.float32, name="images")
-    module = tf.Module()
-    module.serve = tf.function(converted, autograph=False, input_signature=[spec])
-    tf.saved_model.save(module, str(path), signatures={"serving_default": module.serve})
 
 
 def check_images(image_size: int, count: int = 5) -> np.ndarray:
@@ -125,46 +41,77 @@ def check_images(image_size: int, count: int = 5) -> np.ndarray:
     return np.clip(0.5 + 0.6 * images, 0, 1)[..., None]
 
 
-def verify(folder: pathlib.Path, images: np.ndarray, expected: np.ndarray) -> dict[str, float]:
-    """Runs each artefact in a fresh process and returns the largest difference in probability.
+def training_code(
+    model: "CBAMResNet",
+    variables: dict[str, Any],
+    calibration: dict[str, Any],
+    images: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """What evaluation computes for float32 images (B, S, S, 1): the model, and the rest in numpy.
+
+    Apart from `artefacts.inference_function`, so that a mistake there shows as a difference.
+    """
+    import jax.numpy as jnp
+
+    from cbam_flax.models import attention_maps
+
+    logits = np.asarray(model.apply(variables, images, train=False), np.float64)
+    probability = 1 / (1 + np.exp(-(calibration["scale"] * logits + calibration["bias"])))
+    _, maps = attention_maps(model, variables, jnp.asarray(images))
+    gate = maps.get("block4", np.zeros((len(images), 1, 1)))
+    return {"probability": probability, "attention": np.asarray(gate)}
+
+
+def verify(
+    folder: pathlib.Path, images: np.ndarray, expected: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """Runs each artefact in a fresh process and returns its largest difference.
 
     Args:
         folder: holds the artefacts.
         images: float32 (B, S, S, 1).
-        expected: float32 (B,), the training code's calibrated probabilities for them.
+        expected: what the training code gives for them: `probability` and `attention`.
 
     Raises:
         UserError: an artefact does not run, or differs by more than `TOLERANCE`.
     """
     differences = {}
-    # CPU, as for the expected values: rounding differs more between platforms than artefacts do.
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as pool:
         inputs = pathlib.Path(scratch) / "images.npy"
         np.save(inputs, images)
-        for runtime, name in bundle_lib.ARTEFACTS.items():
-            outputs = pathlib.Path(scratch) / f"{runtime}.npz"
-            # -P: by its path and with nothing of this project importable.
-            command = [sys.executable, "-P", runtimes.__file__, runtime]
-            process = subprocess.run(
-                [*command, str(folder / name), str(inputs), str(outputs)],
-                env=environment,
-                capture_output=True,
-                text=True,
-            )
-            if process.returncode:
-                last = (process.stderr.strip().splitlines() or ["no message"])[-1]
-                raise cli.UserError(f"{name} was written but does not run: {last}")
-            with np.load(outputs) as arrays:
-                difference = float(np.abs(arrays["probability"] - expected).max())
+        run = functools.partial(_run_alone, folder, inputs)
+        results = pool.map(run, bundle_lib.ARTEFACTS)
+        for name, outputs in zip(bundle_lib.ARTEFACTS.values(), results, strict=True):
+            difference = max(float(np.abs(outputs[key] - expected[key]).max()) for key in expected)
             # Written so that a NaN fails too.
             if not difference <= TOLERANCE:
                 raise cli.UserError(
-                    f"{name} differs from the training code by {difference:.2g} in probability, "
-                    f"more than {TOLERANCE:g}; nothing was exported"
+                    f"{name} differs from the training code by {difference:.2g}, more than "
+                    f"{TOLERANCE:g}; nothing was exported"
                 )
             differences[name] = difference
     return differences
+
+
+def _run_alone(folder: pathlib.Path, inputs: pathlib.Path, runtime: str) -> dict[str, np.ndarray]:
+    """The outputs of one artefact, from a process that can import nothing of this project."""
+    name = bundle_lib.ARTEFACTS[runtime]
+    outputs = inputs.with_name(f"{runtime}.npz")
+    process = subprocess.run(
+        [
+            *(sys.executable, "-P", runtimes.__file__),
+            *(runtime, str(folder / name), str(inputs), str(outputs)),
+        ],
+        # On the CPU, as the expected values: platforms differ more in rounding than artefacts do.
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    if process.returncode:
+        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        raise cli.UserError(f"{name} was written but does not run: {last}")
+    with np.load(outputs) as arrays:
+        return dict(arrays)
 
 
 def write_bundle(
@@ -172,7 +119,7 @@ def write_bundle(
     model: "CBAMResNet",
     variables: dict[str, Any],
     description: dict[str, Any],
-    card: str,
+    card: Callable[[dict[str, Any]], str],
 ) -> dict[str, Any]:
     """Fills an empty folder with a whole, verified bundle and returns what bundle.json says.
 
@@ -181,7 +128,7 @@ def write_bundle(
         model: computes in float32, so that every runtime rounds alike.
         variables: `params` and `batch_stats`.
         description: bundle.json without `verification` and `files`, which are added here.
-        card: the text of MODEL_CARD.md.
+        card: makes the text of MODEL_CARD.md from the verified description.
 
     Raises:
         UserError: an artefact does not give the training code's numbers.
@@ -190,10 +137,10 @@ def write_bundle(
 
     calibration = description["calibration"]
     image_size = description["preprocessing"]["image_size"]
-    write_artefacts(folder, inference_function(model, variables, calibration), image_size)
+    infer = artefacts.inference_function(model, variables, calibration)
+    artefacts.write(folder, infer, image_size)
     images = check_images(image_size)
-    logits = np.asarray(model.apply(variables, images, train=False), np.float64)
-    expected = 1 / (1 + np.exp(-(calibration["scale"] * logits + calibration["bias"])))
+    expected = training_code(model, variables, calibration, images)
     description |= {
         "verification": {
             "tolerance": TOLERANCE,
@@ -202,7 +149,7 @@ def write_bundle(
             "max_difference": verify(folder, images, expected),
         }
     }
-    (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    (folder / "MODEL_CARD.md").write_text(card(description), encoding="utf-8")
     description |= {"files": bundle_lib.describe_files(folder)}
     text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     (folder / "bundle.json").write_text(text, encoding="utf-8")
@@ -233,7 +180,7 @@ def main() -> None:
         run = read_run(arguments.workdir, restored)
         description = describe(run)
         model = create_model(restored.config.model.to_dict() | {"dtype": "float32"})
-        card = model_card(run, description)
+        card = functools.partial(model_card, run)
         description = write_bundle(draft, model, restored.variables, description, card)
     for name, entry in description["files"].items():
         print(f"{entry['bytes'] / 1e6:10.2f} MB  {name}")

@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+from cbam_flax import calibration
 from cbam_flax.bundle import SCHEMA
 from data_prep.cli import UserError
 
@@ -61,16 +62,22 @@ def read_calibration(path: Any, step: int) -> dict[str, Any]:
 
     Without a file, or with one that was fitted to another checkpoint, the identity and 0.5.
     """
-    fitted = _read_json(path)
+    fitted = calibration.read(path)
+    if fitted and fitted.step == step:
+        return {
+            "scale": fitted.scale,
+            "bias": fitted.bias,
+            "threshold": fitted.threshold,
+            "criterion": fitted.criterion,
+            "source": f"fitted on {fitted.n:,} images of the {fitted.split} split",
+        }
+    why = (
+        f"calibration.json is of step {fitted.step}, not of step {step}"
+        if fitted
+        else "the run has no calibration.json, which cbam_flax.evaluate writes"
+    )
     identity = {"scale": 1.0, "bias": 0.0, "threshold": 0.5, "criterion": "fixed"}
-    if fitted is None:
-        source = "none: the run has no calibration.json; cbam_flax.evaluate writes it"
-        return identity | {"source": source}
-    if fitted.get("step") != step:
-        source = f"none: calibration.json is of step {fitted.get('step')}, not of step {step}"
-        return identity | {"source": source}
-    source = f"fitted on the {fitted['split']} split"
-    return {key: fitted[key] for key in identity} | {"source": source}
+    return identity | {"source": f"not calibrated: {why}"}
 
 
 def describe(run: Run) -> dict[str, Any]:
@@ -79,7 +86,7 @@ def describe(run: Run) -> dict[str, Any]:
     config.pop("data_dir")  # a path of the training machine, of use to nobody else
     preprocessing = run.manifest["preprocessing"]
     size = preprocessing["image_size"]
-    calibration = run.calibration
+    fitted = run.calibration
     return {
         "schema": SCHEMA,
         "intended_use": "research only, not for clinical use",
@@ -106,9 +113,9 @@ def describe(run: Run) -> dict[str, Any]:
         "preprocessing": preprocessing,
         "calibration": {
             "formula": "probability = sigmoid(scale * logit + bias), inside every artefact",
-            **{key: calibration[key] for key in ("scale", "bias", "source")},
+            **{key: fitted[key] for key in ("scale", "bias", "source")},
         },
-        "operating_point": {key: calibration[key] for key in ("threshold", "criterion", "source")},
+        "operating_point": {key: fitted[key] for key in ("threshold", "criterion", "source")},
         "scope": SCOPE,
         "fingerprints": {
             "checkpoint": {
