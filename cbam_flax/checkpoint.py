@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from flax import linen as nn
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from cbam_flax import config as config_lib
+from cbam_flax.models import CBAMResNet, create_model
 from cbam_flax.step import TrainState
 from data_prep.cli import UserError
 
@@ -45,7 +45,14 @@ def make_manager(workdir: str, config: ConfigDict | None = None) -> ocp.Checkpoi
                 ]
             ),
         )
-    return ocp.CheckpointManager(epath.Path(workdir).absolute() / "checkpoints", options=options)
+    return ocp.CheckpointManager(
+        epath.Path(workdir).absolute() / "checkpoints",
+        options=options,
+        item_handlers={
+            "state": ocp.StandardCheckpointHandler(),
+            "run": ocp.JsonCheckpointHandler(),
+        },
+    )
 
 
 def save(
@@ -113,7 +120,7 @@ class Restored:
     """A trained model as evaluation and export need it."""
 
     config: ConfigDict
-    model: nn.Module
+    model: CBAMResNet
     variables: dict[str, Any]  # params (averaged where kept) and batch_stats, on the default device
     step: int
     fingerprint: dict[str, str]  # of the data, by split
@@ -126,8 +133,6 @@ def load_for_inference(workdir: str, step: int | None = None) -> Restored:
         UserError: no such folder, no checkpoint in it, or not that step.
     """
     from etils import epath
-
-    from cbam_flax.models import create_model
 
     if not (epath.Path(workdir) / "checkpoints").is_dir():
         raise UserError(f"{workdir} is no run: it has no folder checkpoints; check --workdir")

@@ -142,9 +142,10 @@ def _decode_into(folder: pathlib.Path, records: Any, split: str) -> None:
 
     builder = tfds.builder_from_directory(records)
     info = builder.info
-    ids_only = {"image_id": tfds.decode.SkipDecoding()}
     try:
-        ids = builder.as_dataset(split=split, decoders=tfds.decode.PartialDecoding(ids_only))
+        ids = builder.as_dataset(
+            split=split, decoders=tfds.decode.PartialDecoding({"image_id": True})
+        )
         sorted_ids = sorted(row["image_id"] for row in tfds.as_numpy(ids))
         place = {image_id: i for i, image_id in enumerate(sorted_ids)}
         images = np.lib.format.open_memmap(

@@ -80,11 +80,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
         if rest[1:]:
             raise cli.UserError(f"{rest[1]!r} is no flag; values are given as --name=VALUE")
         return rest
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        message = " ".join(str(error).split())
-        print(f"error: {message}; see --help", file=sys.stderr)
-    except cli.UserError as error:
-        print(f"error: {error}; see --help", file=sys.stderr)
+    except (AttributeError, KeyError) as error:  # ml_collections: no such key
+        key = str(error.args[0]).strip("\"'")
+        print(f"error: the config has no key {key!r}; see configs/", file=sys.stderr)
+    except (flags.Error, TypeError, ValueError, cli.UserError) as error:
+        print(f"error: {' '.join(str(error).split())}; see --help", file=sys.stderr)
     sys.exit(2)
 
 

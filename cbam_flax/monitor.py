@@ -149,7 +149,7 @@ class Reporter:
 
 
 def labelled_grid(images: np.ndarray, labels: np.ndarray, columns: int = 8) -> np.ndarray:
-    """Images float (B, S, S, 1) in [0, 1] -> a uint8 picture (1, H, W, 1), labels in the corners."""
+    """Images float (B, S, S, 1) in [0, 1] -> uint8 (1, H, W, 1) with labels in the corners."""
     tiles = []
     for image, label in zip(images, labels, strict=True):
         tile = cv2.resize((image[..., 0] * 255).astype(np.uint8), (128, 128))
@@ -172,5 +172,6 @@ def stop_at_non_finite(workdir: str, split: Split, order: Order, number: int) ->
         np.savez(file, image=split.images[indices], label=order.labels[indices], image_id=ids)
     raise UserError(
         f"the loss or gradient of step {number} is not finite; its batch "
-        f"({', '.join(ids[:4])}, ...) is in {path}; lower config.optimizer.learning_rate, or set config.non_finite=skip"
+        f"({', '.join(ids[:4])}, ...) is in {path}; lower "
+        f"config.optimizer.learning_rate, or set config.non_finite=skip"
     )

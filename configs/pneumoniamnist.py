@@ -1,7 +1,8 @@
 """PneumoniaMNIST (MedMNIST v2) at 28 px, official split, model chosen on validation AUROC.
 
 python -m data_prep.prepare --dataset=pneumonia_mnist --raw=pneumoniamnist.npz --data_dir=data
-python -m cbam_flax.main --config=configs/pneumoniamnist.py --workdir=runs/mnist --config.data_dir=data
+python -m cbam_flax.main --config=configs/pneumoniamnist.py --workdir=runs/mnist \\
+        --config.data_dir=data
 """
 
 from ml_collections import ConfigDict

@@ -1,13 +1,14 @@
 """The smallest config that still has every part of the model."""
 
+from collections.abc import Callable
+
 import pytest
 from ml_collections import ConfigDict
 
 from cbam_flax.config import default_config, duration
 
 
-@pytest.fixture
-def tiny_config() -> ConfigDict:
+def _make() -> ConfigDict:
     config = default_config()
     config.image_size = 32
     config.batch_size = 16
@@ -17,3 +18,13 @@ def tiny_config() -> ConfigDict:
     config.model.reduction = 4
     config.optimizer.warmup = duration(steps=1)
     return config
+
+
+@pytest.fixture(scope="session")
+def make_tiny_config() -> Callable[[], ConfigDict]:
+    return _make
+
+
+@pytest.fixture
+def tiny_config() -> ConfigDict:
+    return _make()

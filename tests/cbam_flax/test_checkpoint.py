@@ -1,0 +1,94 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cbam_flax import checkpoint, sharding
+from cbam_flax import optimizer as optimizer_lib
+from cbam_flax import step as step_lib
+from cbam_flax.models import create_model
+from data_prep.cli import UserError
+
+DATA = {"train": "a", "validation": "b"}
+
+
+def make_state(config, mesh):
+    """A fresh state on the mesh, and its shapes with their places."""
+    optimizer = optimizer_lib.make_optimizer(config.optimizer, lambda step: 0.1)
+    init = functools.partial(step_lib.init_state, create_model(config.model), optimizer, config)
+    places = sharding.state_sharding(jax.eval_shape(init), mesh, min_size=256)
+    abstract = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        jax.eval_shape(init),
+        places,
+    )
+    return jax.jit(init, out_shardings=places)(), abstract
+
+
+@pytest.fixture(scope="module")
+def saved(make_tiny_config, tmp_path_factory):
+    """A run with checkpoints after steps 1 to 5, of which step 2 is the best by AUROC."""
+    workdir, config = tmp_path_factory.mktemp("run"), make_tiny_config()
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 4, "spatial": 1})
+    state, _ = make_state(config, mesh)
+    checkpoint.claim_workdir(str(workdir), config, DATA)
+    aurocs = {1: 0.6, 2: 0.9, 3: 0.7, 4: None, 5: None}
+    with checkpoint.make_manager(str(workdir), config) as manager:
+        for step, auroc in aurocs.items():
+            moved = jax.tree.map(lambda p, by=step: p + by, state.params)
+            state = state.replace(step=jnp.int32(step), ema_params=moved)
+            metrics = None if auroc is None else {"auroc": auroc}
+            checkpoint.save(
+                manager, state, step=step, config=config, fingerprint=DATA, metrics=metrics
+            )
+        manager.wait_until_finished()
+    return workdir, state
+
+
+def test_the_newest_and_the_best_are_kept(saved):
+    with checkpoint.make_manager(str(saved[0])) as manager:
+        assert sorted(manager.all_steps()) == [2, 4, 5]
+        assert (manager.best_step(), manager.latest_step()) == (2, 5)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 1), (1, 2, 2), (1, 1, 1)])
+def test_a_state_comes_back_bit_equal_on_another_mesh(saved, tiny_config, shape):
+    devices = jax.devices()[: int(np.prod(shape))]
+    mesh = sharding.make_mesh(dict(zip(sharding.AXES, shape, strict=True)), devices)
+    _, abstract = make_state(tiny_config, mesh)
+    with checkpoint.make_manager(str(saved[0]), tiny_config) as manager:
+        restored = checkpoint.restore(manager, 5, abstract)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(saved[1]))
+    assert restored.params["hidden"]["kernel"].sharding.mesh.shape == mesh.shape
+
+
+def test_inference_takes_the_best_checkpoint_and_its_averaged_parameters(saved, tiny_config):
+    restored = checkpoint.load_for_inference(str(saved[0]))
+    assert restored.step == 2
+    assert restored.fingerprint == DATA
+    assert restored.config.model.width == 0.0625
+    kernel = saved[1].params["hidden"]["kernel"]
+    np.testing.assert_array_equal(restored.variables["params"]["hidden"]["kernel"], kernel + 2)
+    logits = restored.model.apply(restored.variables, jnp.zeros((1, 32, 32, 1)), train=False)
+    assert logits.shape == (1,)
+
+
+def test_what_is_no_run_is_refused(saved, tmp_path):
+    with pytest.raises(UserError, match="no run"):
+        checkpoint.load_for_inference(str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match=r"no checkpoint of step 3; it has \[2, 4, 5\]"):
+        checkpoint.load_for_inference(str(saved[0]), 3)
+
+
+def test_a_workdir_of_another_config_or_other_data_is_refused(tiny_config, tmp_path):
+    workdir = str(tmp_path / "run")
+    checkpoint.claim_workdir(workdir, tiny_config, DATA)
+    tiny_config.mesh.fsdp = 2  # may change
+    checkpoint.claim_workdir(workdir, tiny_config, DATA)
+    with pytest.raises(UserError, match=r"data of the train split: a -> c"):
+        checkpoint.claim_workdir(workdir, tiny_config, DATA | {"train": "c"})
+    tiny_config.seed = 7
+    with pytest.raises(UserError, match=r"seed: 0 -> 7"):
+        checkpoint.claim_workdir(workdir, tiny_config, DATA)
