@@ -17,7 +17,7 @@ FILM = 1024  # pixels, as in the challenge
 FINDINGS = ("large heart", "nodule", "tubes", "effusion", "atelectasis")
 BOX_SIDE = (150, 400)  # pixels of the film
 
-_CANVAS = 576
+_CANVAS = 512
 _HALF = 1.15  # body units from the canvas' centre to its edge: room for tilt and shift
 _SCALE = _CANVAS / (2 * _HALF)  # canvas pixels per body unit
 _COARSE = 4  # opacities are placed on a canvas that many times smaller
@@ -81,7 +81,12 @@ def render(
         diaphragm, larger heart, shoulder blades over the lungs, tilted, lettering).
       opacities: How many consolidations, each with its box of BOX_SIDE pixels a side.
       findings: Others of FINDINGS. They have no box.
+
+    Raises:
+      ValueError: A finding is none of FINDINGS.
     """
+    if unknown := set(findings) - set(FINDINGS):
+        raise ValueError(f"findings {sorted(unknown)} are none of {FINDINGS}")
     supine = view == "AP"
     if supine:
         body = dataclasses.replace(
@@ -108,8 +113,8 @@ def render(
 
     lung = air * (1 - lost)
     tissue = _soft_tissue(body, rng, supine)
-    beam = tissue - 0.62 * lung
-    beam += lung * (0.4 * _vessels(body) + 0.022 * _clouds(rng, 96) + 0.02 * _clouds(rng, 24))
+    beam = tissue - 0.64 * lung
+    beam += lung * (0.32 * _vessels(body) + 0.022 * _clouds(rng, 96) + 0.02 * _clouds(rng, 24))
     beam += 0.10 * heart + _mediastinum(body) + _abdomen(body, rng) + _bones(body, supine, rng)
     beam *= tissue > 0
     if "nodule" in findings:
@@ -149,10 +154,10 @@ def _fill(points: Points) -> np.ndarray:
 
 
 def _stroke(layer: np.ndarray, points: Points, width: float, value: int = 255) -> None:
-    """Adds a line of `width` body units, drawn antialiased, in place."""
-    line = np.round(_pixels(points) * 16).astype(np.int32)
+    """Adds a line [n, 2], or several [k, n, 2], `width` body units wide, antialiased, in place."""
+    lines = np.round(_pixels(points) * 16).astype(np.int32).reshape(-1, *points.shape[-2:])
     thickness = max(1, round(width * _SCALE))
-    cv2.polylines(layer, [line], False, value, thickness, cv2.LINE_AA, shift=4)
+    cv2.polylines(layer, list(lines), False, value, thickness, cv2.LINE_AA, shift=4)
 
 
 def _disc(layer: np.ndarray, center: Points, radius: float, value: int = 255) -> None:
@@ -226,10 +231,10 @@ def _heart(body: Body) -> np.ndarray:
 
 def _soft_tissue(body: Body, rng: np.random.Generator, supine: bool) -> np.ndarray:
     wall = body.lung_width + body.bulk
-    drop = rng.uniform(-0.04, 0.04)
+    top = body.apex - rng.uniform(0.07, 0.14)
     elbow = rng.uniform(0.95, 1.05) if supine else rng.uniform(1.05, 1.25)
     half = [
-        (0.20, -1.3), (0.21, -0.95 + drop), (0.32, -0.86 + drop), (0.70, -0.77 + drop),
+        (0.20, -1.3), (0.21, top - 0.10), (0.32, top), (0.70, top + 0.09),
         (0.95, -0.62), (1.3, -0.3), (1.3, 0.1), (elbow, 0.0), (wall + 0.14, -0.22),
         (wall + 0.03, -0.15), (wall, 0.05), (wall - 0.02, 0.5), (wall + 0.03, 1.3),
     ]  # fmt: skip
@@ -238,7 +243,7 @@ def _soft_tissue(body: Body, rng: np.random.Generator, supine: bool) -> np.ndarr
     right = np.array(half)
     trunk = _fill(np.concatenate([right, _mirror(right, -1)[::-1]]))
     x, y = _grid()
-    depth = (1 - 0.40 * np.minimum(x * x, 1)) * (0.82 + 0.18 * _step((y + 0.45) / 0.12))
+    depth = (1 - 0.40 * np.minimum(x * x, 1)) * (0.9 + 0.1 * _step((y + 0.45) / 0.12))
     thickness = 0.95 * depth * _pillow(trunk, 0.34)
     if body.female:
         thickness += _breasts(body, rng, supine)
@@ -250,9 +255,9 @@ def _breasts(body: Body, rng: np.random.Generator, supine: bool) -> np.ndarray:
     radius = body.breast * (1.1 if supine else 1.0)
     for side in (-1, 1):
         turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-        x = side * (0.62 * body.lung_width + rng.normal(0, 0.015)) + radius * np.cos(turn)
-        y = body.dome + rng.normal(-0.02, 0.02) + 0.85 * radius * np.sin(turn)
-        layer += (0.08 if supine else 0.13) * _pillow(_fill(np.stack([x, y], 1)), radius)
+        x = side * (0.7 * body.lung_width + rng.normal(0, 0.015)) + radius * np.cos(turn)
+        y = body.dome + rng.normal(-0.06, 0.02) + 0.85 * radius * np.sin(turn)
+        layer += (0.10 if supine else 0.17) * _pillow(_fill(np.stack([x, y], 1)), 0.7 * radius)
     return layer
 
 
@@ -261,7 +266,7 @@ def _mediastinum(body: Body) -> np.ndarray:
     x, y = _grid()
     spine = np.exp(-((x / 0.085) ** 4))
     discs = 0.5 + 0.5 * np.cos(2 * np.pi * y / (0.92 * body.rib_pitch))
-    bone = 0.08 * spine + 0.05 * spine**2 * discs**3
+    bone = 0.08 * spine + 0.035 * spine**2 * discs**3
     wind = _blank()
     carina = np.array([0.012, -0.30])
     _stroke(wind, np.array([(0.0, -1.15), (0.005, -0.6), carina]), 0.062)
@@ -300,8 +305,7 @@ def _vessels(body: Body) -> np.ndarray:
             step = np.stack([np.cos(bend), np.sin(bend)], -1)
             step *= length / 6 * rng.uniform(0.7, 1.3, (angle.size, 1, 1))
             paths = start[:, None] + np.cumsum(step, 1) - step[:, :1]
-            for path in paths:
-                _stroke(layer, _mirror(path, side), width, value)
+            _stroke(layer, _mirror(paths, side), width, value)
             start = paths[:, [2, 4, 5]].reshape(-1, 2)
             turn = rng.uniform(0.3, 0.8, (angle.size, 3)) * rng.choice((-1, 1), (angle.size, 1))
             angle = (bend[:, -1:] + turn * [1, -1, 0.3]).ravel()
@@ -318,7 +322,7 @@ def _bones(body: Body, supine: bool, rng: np.random.Generator) -> np.ndarray:
         y = body.apex + 0.06 + number * body.rib_pitch
         reach = wide * min(1.0, 0.56 + 0.17 * number)
         for side in (-1, 1):
-            out = [(0.05, y), (0.35 * reach, y - 0.03), (0.75 * reach, y + 0.06),
+            out = [(0.09, y), (0.35 * reach, y - 0.03), (0.75 * reach, y + 0.06),
                    (0.97 * reach, y + 0.20), (1.0 * reach, y + 0.30)]  # fmt: skip
             back = [(1.0 * reach, y + 0.30), (0.92 * reach, y + 0.42), (0.6 * reach, y + 0.52),
                     (0.36 * reach, y + 0.55)]  # fmt: skip
@@ -329,13 +333,15 @@ def _bones(body: Body, supine: bool, rng: np.random.Generator) -> np.ndarray:
                 _stroke(front, _smooth(_mirror(np.array(back), side), closed=False), 0.055)
     ribs = 0.13 * _blur(behind, 0.005) - 0.05 * _blur(core, 0.006) + 0.06 * _blur(front, 0.008)
 
+    ribs *= 1 - 0.65 * _step((_grid()[1] - body.dome - 0.05) / 0.08)  # behind thick tissue
+
     shoulder = _blank()
     lift = rng.uniform(-0.10, -0.03) if supine else rng.uniform(-0.03, 0.06)
     for side in (-1, 1):
         start = body.apex + 0.17
         collar = [(0.07, start), (0.25, start - 0.03), (0.5, start - 0.11 + lift),
                   (0.85, start - 0.13 + lift)]  # fmt: skip
-        _stroke(shoulder, _smooth(_mirror(np.array(collar), side), closed=False), 0.055, 220)
+        _stroke(shoulder, _smooth(_mirror(np.array(collar), side), closed=False), 0.06, 220)
     blades = _blank()
     inner = 0.50 if supine else 0.76
     for side in (-1, 1):
@@ -347,7 +353,7 @@ def _bones(body: Body, supine: bool, rng: np.random.Generator) -> np.ndarray:
         arm = np.array([(0.97, -0.60), (1.06, -0.1)] if supine else [(0.97, -0.62), (1.2, -0.35)])
         _stroke(blades, _mirror(arm, side), 0.10, 170)
         _disc(blades, _mirror(arm, side)[0], 0.09, 200)
-    return ribs + 0.17 * _blur(shoulder, 0.008) + 0.12 * _blur(blades, 0.010)
+    return ribs + 0.22 * _blur(shoulder, 0.006) + 0.15 * _blur(blades, 0.008)
 
 
 # Findings
@@ -384,8 +390,8 @@ def _opacity(
         cloud = np.clip((1.15 - ragged) / 0.45, 0, 1).astype(np.float32)
         box = _box_on_film((cloud > 0.3) & inside, film_map)
         if box and all(_overlap(box, other) < crowd for other in taken):
-            share = rng.uniform(0.55, 0.85) * cv2.resize(cloud, (_CANVAS, _CANVAS))
-            mottled = share * (1 + 0.2 * _clouds(rng, 40) + 0.12 * _clouds(rng, 90))
+            share = rng.uniform(0.42, 0.8) * cv2.resize(cloud, (_CANVAS, _CANVAS))
+            mottled = share * (1 + rng.uniform(0.05, 0.22) * (_clouds(rng, 36) + _clouds(rng, 90)))
             return np.clip(mottled, 0, 0.95), box
 
 
@@ -491,23 +497,36 @@ def _film_map(rng: np.random.Generator, supine: bool) -> np.ndarray:
 def _develop(
     beam: np.ndarray, film_map: np.ndarray, rng: np.random.Generator, supine: bool
 ) -> np.ndarray:
-    """Tone curve, film map, scatter, exposure, grain and lettering.
+    """Scatter, collimator, exposure, grain and lettering.
 
     The exposure (mean and spread of the grey) is drawn without looking at what is on the film and
     is then forced upon it, so that brightness cannot tell a film with an opacity from one without.
     """
     scatter = rng.uniform(0.10, 0.22) if supine else rng.uniform(0.02, 0.12)
     haze = cv2.resize(cv2.resize(beam, (36, 36), interpolation=cv2.INTER_AREA), beam.shape)
-    beam = np.maximum((1 - scatter) * beam + scatter * haze, 0) * (beam > 0)
-    grey = cv2.pow(beam, rng.uniform(0.75, 1.35))
-    film: np.ndarray = cv2.warpAffine(grey, film_map, (FILM, FILM), flags=cv2.INTER_LINEAR)
-    film *= rng.normal(122, 16) / film.mean()
-    film = 250 * np.tanh(film / 250)
+    beam = ((1 - scatter) * beam + scatter * haze) * (beam > 0)
+    for edge in (beam, beam[::-1], beam.T, beam.T[::-1]):  # the collimator's four blades
+        edge[: max(0, int(rng.normal(0.08, 0.05) * _SCALE))] = 0
+    thumb = cv2.warpAffine(beam, film_map / 16, (FILM // 16, FILM // 16), flags=cv2.INTER_LINEAR)
+    gamma, gain = _exposure(thumb[thumb > 0.05], rng.normal(145, 15), rng.uniform(0.30, 0.52))
+    grey = 250 * np.tanh(cv2.pow(beam, gamma) * (gain / 250))
+    film = cv2.warpAffine(grey, film_map, (FILM, FILM), flags=cv2.INTER_LINEAR)
     grain = cv2.GaussianBlur(rng.standard_normal((FILM, FILM), np.float32), (0, 0), 0.8)
-    film += rng.uniform(2.5, 7.0) * grain
-    image = np.clip(film + 4, 0, 255).astype(np.uint8)
+    image: np.ndarray = cv2.addWeighted(
+        film, 1.0, grain, rng.uniform(2.5, 7.0), 4.0, dtype=cv2.CV_8U
+    )
     _lettering(image, rng, supine)
     return image
+
+
+def _exposure(beam: np.ndarray, mean: float, spread: float) -> tuple[float, float]:
+    """Power and gain that give these pixels this mean, and `spread` times it as deviation."""
+    low, high = 0.3, 4.0
+    for _ in range(12):  # bisection: a higher power always spreads more
+        gamma = (low + high) / 2
+        grey = beam**gamma
+        low, high = (gamma, high) if grey.std() < spread * grey.mean() else (low, gamma)
+    return gamma, mean / grey.mean()
 
 
 def _lettering(image: np.ndarray, rng: np.random.Generator, supine: bool) -> None:

@@ -268,7 +268,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=600, help="how many films (default: 600)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other patients")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)"
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)"
     )
     args = parser.parse_args()
     write(args.out, args.images, args.seed, args.workers)

@@ -1,0 +1,240 @@
+import csv
+import itertools
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pydicom
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from data_prep import phantom, synthetic
+from data_prep.cli import UserError
+
+IMAGES = 9
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("synthetic") / "set"
+    synthetic.write(out, IMAGES, seed=3)
+    return out
+
+
+@pytest.fixture(scope="module")
+def films():
+    """(label, film) of the first films of a seed."""
+    chosen = itertools.islice(synthetic.plans(11), 90)
+    return [(bool(plan.opacities), draw(plan, 11)) for plan in chosen]
+
+
+def draw(plan, seed):
+    return phantom.render(
+        phantom.Body.draw(np.random.default_rng([seed, 1, plan.patient]), plan.female),
+        np.random.default_rng([seed, 2, plan.index]),
+        view=plan.view,
+        opacities=plan.opacities,
+        findings=plan.findings,
+    )
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "SYNTHETIC.json"
+    }
+
+
+def test_the_folder_is_laid_out_like_the_challenge(folder):
+    labels = rows(folder / "stage_2_train_labels.csv")
+    classes = rows(folder / "stage_2_detailed_class_info.csv")
+    mapping = json.loads((folder / synthetic.MAPPING_FILE).read_text())
+    files = {path.stem for path in (folder / "stage_2_train_images").iterdir()}
+
+    assert list(labels[0]) == ["patientId", "x", "y", "width", "height", "Target"]
+    assert [row["patientId"] for row in labels] == [row["patientId"] for row in classes]
+    assert files == {row["patientId"] for row in labels}
+    assert files == {entry["subset_img_id"] for entry in mapping}
+    assert len(files) == len(mapping) == IMAGES
+    for label, detailed in zip(labels, classes, strict=True):
+        positive = label["Target"] == "1"
+        assert positive == (detailed["class"] == "Lung Opacity")
+        assert positive == bool(label["x"]) == bool(label["height"])
+    for entry in mapping:
+        assert re.fullmatch(r"\d{8}_\d{3}\.png", entry["img_id"])
+        header = pydicom.dcmread(folder / "stage_2_train_images" / f"{entry['subset_img_id']}.dcm")
+        for uid in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+            assert entry[uid] == header[uid].value
+
+
+def test_headers_are_those_of_the_challenge_and_say_synthetic(folder):
+    for path in (folder / "stage_2_train_images").iterdir():
+        header = pydicom.dcmread(path)
+        assert header.file_meta.TransferSyntaxUID == pydicom.uid.JPEGBaseline8Bit
+        assert header.SOPClassUID == pydicom.uid.SecondaryCaptureImageStorage
+        assert (header.Modality, header.PhotometricInterpretation) == ("CR", "MONOCHROME2")
+        assert header.PatientID == path.stem
+        assert re.fullmatch(r"\d{1,3}", header.PatientAge)
+        assert header.SeriesDescription == f"view: {header.ViewPosition}"
+        assert header.ViewPosition in ("PA", "AP")
+        assert header.pixel_array.shape == (1024, 1024)
+        assert header.pixel_array.dtype == np.uint8
+        for tag in ("PatientName", "Manufacturer", "ImageComments"):
+            assert "SYNTHETIC" in str(header[tag].value)
+
+
+def test_headers_have_the_tags_of_a_real_file(folder, shared_data):
+    real = pydicom.dcmread(next((shared_data / "rsna_sample/stage_2_train_images").iterdir()))
+    drawn = pydicom.dcmread(next((folder / "stage_2_train_images").iterdir()))
+    added = {element.keyword for element in drawn} - {element.keyword for element in real}
+    assert {element.keyword for element in real} <= {element.keyword for element in drawn}
+    assert added == {"Manufacturer", "ImageComments"}
+    changeless = ("Modality", "ConversionType", "BitsStored", "Rows", "LossyImageCompressionMethod")
+    for keyword in changeless:
+        assert drawn[keyword].value == real[keyword].value
+
+
+def test_files_do_not_depend_on_the_worker_count_and_a_longer_set_extends_a_shorter(
+    folder, tmp_path
+):
+    synthetic.write(tmp_path / "two", 4, seed=3, workers=2)
+    whole, part = contents(folder), contents(tmp_path / "two")
+    films = {name for name in part if name.endswith(".dcm")}
+    assert len(films) == 4
+    assert {name: whole[name] for name in films} == {name: part[name] for name in films}
+
+
+def test_another_seed_gives_other_films_and_ids(folder, tmp_path):
+    synthetic.write(tmp_path / "other", 2, seed=4)
+    assert not contents(folder).keys() & {
+        name for name in contents(tmp_path / "other") if name.endswith(".dcm")
+    }
+
+
+def test_labels_follow_the_rates_and_the_view_is_only_a_weak_shortcut():
+    plans = list(itertools.islice(synthetic.plans(0), 4000))
+    positive = np.array([plan.opacities > 0 for plan in plans])
+    view = [plan.view == "AP" for plan in plans]
+    classes = [plan.detailed_class for plan in plans]
+    assert 0.33 < positive.mean() < 0.42
+    assert 0.4 < np.mean(view) < 0.6
+    assert 0.55 < roc_auc_score(positive, view) < 0.65
+    assert classes.count("Normal") > 1000
+    assert classes.count("No Lung Opacity / Not Normal") > 800
+    assert {plan.opacities for plan in plans} == {0, 1, 2, 3}
+    assert len({plan.image_id for plan in plans}) == 4000
+
+
+def test_a_patient_keeps_sex_and_age_through_several_films():
+    plans = list(itertools.islice(synthetic.plans(0), 500))
+    patients = {plan.patient: (plan.female, plan.age) for plan in plans}
+    assert 150 < len(patients) < 300
+    assert all(patients[plan.patient] == (plan.female, plan.age) for plan in plans)
+
+
+def test_boxes_are_whole_pixels_of_the_promised_size_inside_the_film(films):
+    for positive, film in films:
+        assert bool(film.boxes) == positive
+        for x, y, width, height in film.boxes:
+            assert all(isinstance(side, int) for side in (x, y, width, height))
+            assert 0 <= x < x + width <= phantom.FILM
+            assert 0 <= y < y + height <= phantom.FILM
+            assert phantom.BOX_SIDE[0] <= min(width, height)
+            assert max(width, height) <= phantom.BOX_SIDE[1]
+
+
+def test_something_bright_is_in_the_box():
+    """Of one patient, with and without: the box is where the film is denser for its exposure."""
+    brighter = []
+    for number in range(12):
+        body = phantom.Body.draw(np.random.default_rng(number), female=False)
+        film = phantom.render(body, np.random.default_rng(number), view="PA", opacities=1)
+        (x, y, width, height) = film.boxes[0]
+        clear = phantom.render(body, np.random.default_rng(number + 100), view="PA")
+        inside = [
+            image[y : y + height, x : x + width].mean() / image.mean()
+            for image in (film.image, clear.image)
+        ]
+        brighter.append(inside[0] > inside[1])
+    assert sum(brighter) >= 10
+
+
+def test_exposure_is_imposed_whatever_is_on_the_film():
+    rng = np.random.default_rng(0)
+    for beam in (rng.uniform(0.2, 1.0, 4000), rng.beta(2, 5, 4000) + 0.1):
+        gamma, gain = phantom._exposure(beam, mean=140, spread=0.4)
+        grey = gain * beam**gamma
+        assert grey.mean() == pytest.approx(140, rel=1e-3)
+        assert grey.std() == pytest.approx(0.4 * 140, rel=0.01)
+
+
+def test_brightness_does_not_tell_the_label(films):
+    labels = [label for label, _ in films]
+    for statistic in (np.mean, np.std):
+        assert 0.33 < roc_auc_score(labels, [statistic(film.image) for _, film in films]) < 0.67
+
+
+def test_ap_films_have_the_larger_heart():
+    """The share of film columns that stay bright at the height of the heart."""
+    body = phantom.Body.draw(np.random.default_rng(0), female=False)
+    wide = {}
+    for view in ("PA", "AP"):
+        bright = []
+        for number in range(4):
+            image = phantom.render(body, np.random.default_rng(number), view=view).image
+            band = image[520:580, 200:824].mean(0)
+            bright.append((band > 1.1 * band.mean()).mean())
+        wide[view] = np.mean(bright)
+    assert wide["AP"] > wide["PA"]
+
+
+def test_an_unknown_finding_is_refused():
+    body = phantom.Body.draw(np.random.default_rng(0), female=False)
+    with pytest.raises(ValueError, match="unicorn"):
+        phantom.render(body, np.random.default_rng(0), view="PA", findings=["unicorn"])
+
+
+def test_the_same_call_again_changes_nothing(folder, capsys):
+    before = contents(folder)
+    synthetic.write(folder, IMAGES, seed=3)
+    assert "already" in capsys.readouterr().out
+    assert contents(folder) == before
+
+
+def test_a_folder_of_something_else_is_refused_and_kept(folder, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not empty"):
+        synthetic.write(tmp_path, 2)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    with pytest.raises(UserError, match="not empty"):
+        synthetic.write(folder, IMAGES + 1, seed=3)
+
+
+def test_nothing_is_left_behind_when_drawing_fails(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(synthetic, "_write_film", fail)
+    with pytest.raises(OSError, match="disk full"):
+        synthetic.write(tmp_path / "set", 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command(tmp_path):
+    command = [sys.executable, "-m", "data_prep.synthetic", f"--out={tmp_path / 'set'}"]
+    done = subprocess.run([*command, "--images=2", "--workers=1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "set/stage_2_train_images").iterdir())) == 2
+
+    wrong = subprocess.run([*command, "--images=0"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "--images" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
