@@ -1,5 +1,6 @@
 """Model and parameters -> StableHLO, ONNX and SavedModel, each one function for any batch size."""
 
+import logging
 import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from cbam_flax.models.cbam_resnet import CBAMResNet
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+SOURCE_FOLDERS = r".*/(?=(cbam_flax|site-packages)/)"
 
 
 def inference_function(
@@ -46,6 +48,10 @@ def inference_function(
 
 def write(folder: pathlib.Path, infer: Callable[..., Any], image_size: int) -> None:
     """Writes `model.stablehlo`, `model.onnx` and `saved_model/`, each for any batch size."""
+    import jax
+
+    # Both StableHLO forms carry the source of each operation; not where it lay on this machine.
+    jax.config.update("jax_hlo_source_file_canonicalization_regex", SOURCE_FOLDERS)
     write_stablehlo(folder / ARTEFACTS["jax"], infer, image_size)
     write_onnx(folder / ARTEFACTS["onnx"], infer, image_size)
     write_saved_model(folder / ARTEFACTS["tensorflow"], infer, image_size)
@@ -65,6 +71,8 @@ def write_onnx(path: pathlib.Path, infer: Callable[..., Any], image_size: int) -
     import onnx
     from jax2onnx import to_onnx
 
+    # It warns of shapes that it leaves out of the file, which onnxruntime infers.
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     names = ("probability", "attention")
 
     def ordered(images: Any) -> tuple[Any, ...]:

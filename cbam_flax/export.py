@@ -168,7 +168,11 @@ def main() -> None:
     parser.add_argument("--step", type=int, help="this checkpoint instead of the best")
     arguments = parser.parse_args()
     # Nothing here is heavy, and the reference must be float32 arithmetic as the CPU does it.
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ |= {
+        "JAX_PLATFORMS": "cpu",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+    }
 
     from cbam_flax.checkpoint import load_for_inference
     from cbam_flax.model_card import model_card

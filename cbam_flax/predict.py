@@ -4,20 +4,14 @@ Predictor.load("bundle").predict(["film.dcm"]) is the whole Python interface.
 """
 
 import argparse
-import csv
-import dataclasses
-import functools
 import os
 import pathlib
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from cbam_flax import answers, dicom_output, reading, runtimes
+from cbam_flax import dicom_output, reading, runtimes, scoring
 from cbam_flax.bundle import artefact_path, read_bundle, whole_folder
-from cbam_flax.scope import out_of_scope
 from data_prep import cli
 
 EXAMPLE = """example:
@@ -27,7 +21,6 @@ exit status:
   0  at least one file was scored; the refused ones are in rejected.csv
   1  every file was refused; rejected.csv says why
   2  wrong use, such as a path that does not exist; nothing was written"""
-REJECTED_COLUMNS = ("file", "code", "message")
 
 
 class Predictor:
@@ -85,7 +78,7 @@ class Predictor:
         single = isinstance(inputs, str | os.PathLike) or getattr(inputs, "ndim", None) == 2
         items = [inputs] if single else list(inputs)
         squares = reading.map_ahead(
-            self._square, items, workers=os.cpu_count() or 1, ahead=2 * self.batch_size
+            self._square, items, workers=_cores(), ahead=2 * self.batch_size
         )
         size = min(self.batch_size, _power_of_two(len(items)))
         chunks = [
@@ -111,92 +104,14 @@ class Predictor:
         return reading.fit(image, settings)[0]
 
 
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """How many files were scored and refused, and how many had no identifiers for DICOM output."""
-
-    scored: int
-    refused: int
-    without_dicom: int
-
-
-def predict_files(
-    predictor: Predictor,
-    sources: Sequence[reading.Source],
-    out: pathlib.Path,
-    *,
-    workers: int,
-    overlays: bool = False,
-    dicom: bool = False,
-) -> Summary:
-    """Scores every readable file and writes what was asked for into the folder `out`."""
-    from tqdm import tqdm
-
-    wanted = {"overlays": overlays, "dicom": dicom}
-    folders = {name: out / name for name in wanted if wanted[name]}
-    for folder in folders.values():
-        folder.mkdir()
-    size = min(predictor.batch_size, len(sources))
-    decoded = reading.map_ahead(
-        functools.partial(
-            reading.read_film,
-            preprocessing=predictor.bundle["preprocessing"],
-            with_panel=bool(folders),
-        ),
-        sources,
-        workers=workers,
-        ahead=2 * size + workers,
-    )
-    scored = refused = without_dicom = 0
-    with (
-        open(out / "predictions.csv", "w", newline="", encoding="utf-8") as predictions_file,
-        open(out / "rejected.csv", "w", newline="", encoding="utf-8") as rejected_file,
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(sources), desc="predicting", unit="film") as progress,
-    ):
-        predictions, rejected = csv.writer(predictions_file), csv.writer(rejected_file)
-        predictions.writerow(answers.COLUMNS)
-        rejected.writerow(REJECTED_COLUMNS)
-        for batch in reading.batches(decoded, size):
-            films = [item for item in batch if isinstance(item, reading.Film)]
-            for item in batch:
-                if isinstance(item, reading.Refused):
-                    rejected.writerow((item.source.path, item.refusal.code, item.refusal.message))
-            results = answer(predictor, films, size) if films else []
-            predictions.writerows(answers.row(result, predictor.bundle) for result in results)
-            if folders:
-                write = functools.partial(
-                    answers.write_pictures,
-                    bundle=predictor.bundle,
-                    overlays=folders.get("overlays"),
-                    dicom=folders.get("dicom"),
-                )
-                without_dicom += list(pool.map(write, results)).count(False)
-            scored += len(films)
-            refused += len(batch) - len(films)
-            progress.update(len(batch))
-    return Summary(scored, refused, without_dicom)
-
-
-def answer(predictor: Predictor, films: Sequence[reading.Film], size: int) -> list[answers.Answer]:
-    """The model's results for at most `size` films."""
-    outputs = predictor.run(np.stack([film.square for film in films]), size)
-    return [
-        answers.Answer(
-            film,
-            out_of_scope(film.header, predictor.bundle["scope"]),
-            float(probability),
-            attention,
-        )
-        for film, probability, attention in zip(
-            films, outputs["probability"], outputs["attention"], strict=True
-        )
-    ]
-
-
 def _power_of_two(count: int) -> int:
     """The smallest power of two that is at least `count`, so that few sizes are ever compiled."""
     return 1 << max(count - 1, 0).bit_length()
+
+
+def _cores() -> int:
+    """Those that this process may use, which a container can limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main() -> int:
@@ -217,18 +132,20 @@ def main() -> int:
         help="write a Secondary Capture and a Structured Report of each film (needs highdicom)",
     )
     parser.add_argument("--batch_size", type=int, default=8, help="films at once (8)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="decoding threads")
+    parser.add_argument(
+        "--workers", type=int, default=_cores(), help="decoding processes (all cores)"
+    )
     arguments = parser.parse_args()
-    for name in ("batch_size", "workers"):
-        if getattr(arguments, name) < 1:
-            raise cli.UserError(f"--{name} is {getattr(arguments, name)}; it must be at least 1")
+    for name, least in (("batch_size", 1), ("workers", 0)):
+        if (value := getattr(arguments, name)) < least:
+            raise cli.UserError(f"--{name} is {value}; it must be at least {least}")
 
     if arguments.dicom_output:
         dicom_output.require_highdicom()
     sources = reading.find_files(arguments.paths, skip=arguments.out)
     with whole_folder(arguments.out, "predictions.csv") as draft:
         predictor = Predictor.load(arguments.bundle, arguments.runtime, arguments.batch_size)
-        summary = predict_files(
+        summary = scoring.score_files(
             predictor,
             sources,
             draft,

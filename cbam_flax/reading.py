@@ -1,4 +1,4 @@
-"""Files and folders -> decoded films in order, several decoded ahead of whoever consumes them.
+"""Files and folders -> decoded films, while the model is busy with those before.
 
 How a film is decoded and fitted is said by `preprocessing` of bundle.json; the code that does it is
 the code that made the training data.
@@ -14,12 +14,16 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 
 from cbam_flax.overlay import scale_to_panel
 from data_prep.cli import UserError
-from data_prep.dicom import DicomRefusal, Radiograph, read_radiograph
+from data_prep.dicom import REFUSAL_CODES, DicomRefusal, Radiograph, read_radiograph
 from data_prep.resize import Placement, fit_image
+from data_prep.workers import Lost, run_tasks
+
+cv2.setNumThreads(1)  # the workers are the parallelism
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,8 +31,12 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One file to read, with a name that is unique in the call: its stem where that is enough."""
+    """One file to read: where it stands in the call, its name, its path.
 
+    The name is unique in the call: the file's stem, and more only where that is not enough.
+    """
+
+    index: int
     image_id: str
     path: pathlib.Path
 
@@ -74,21 +82,46 @@ def fit(image: np.ndarray, preprocessing: dict[str, Any]) -> tuple[np.ndarray, P
     )
 
 
-def read_film(source: Source, preprocessing: dict[str, Any], *, with_panel: bool) -> Film | Refused:
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a worker process is given."""
+
+    source: Source
+    preprocessing: dict[str, Any]
+    with_panel: bool
+
+
+def read_film(task: Task) -> Film | Refused:
     """Reads one file; a refusal is returned, so that it stops nothing else."""
     try:
-        radiograph = decode(source.path, preprocessing)
+        radiograph = decode(task.source.path, task.preprocessing)
     except DicomRefusal as refusal:
-        return Refused(source, refusal)
+        return Refused(task.source, refusal)
     image = radiograph.image
-    square, placement = fit(image, preprocessing)
+    square, placement = fit(image, task.preprocessing)
     return Film(
-        source,
+        task.source,
         radiograph.header,
         square,
-        scale_to_panel(image) if with_panel else None,
+        scale_to_panel(image) if task.with_panel else None,
         placement.forward_boxes(np.array([[0, 0, *image.shape]]))[0],
     )
+
+
+def read_films(tasks: list[Task], workers: int) -> Iterator[Film | Refused]:
+    """Every task's result, as they get done.
+
+    Files that hang, crash or exhaust the decoder cost their worker process, not the others. A
+    single file has no others, and is read here, which saves starting a process.
+
+    Args:
+        workers: processes; 0 reads all files in this one.
+    """
+    for task, result in run_tasks(read_film, tasks, workers=workers if len(tasks) > 1 else 0):
+        if isinstance(result, Lost):
+            yield Refused(task.source, DicomRefusal(result.code, REFUSAL_CODES[result.code]))
+        else:
+            yield result
 
 
 def find_files(paths: Iterable[pathlib.Path], skip: pathlib.Path) -> list[Source]:
@@ -115,8 +148,8 @@ def find_files(paths: Iterable[pathlib.Path], skip: pathlib.Path) -> list[Source
         raise UserError(f"there is no file in {', '.join(map(str, paths))}")
     stems = collections.Counter(file.stem for file in found.values())
     return [
-        Source(file.stem if stems[file.stem] == 1 else f"{file.stem}-{_short_hash(file)}", file)
-        for file in found.values()
+        Source(i, file.stem if stems[file.stem] == 1 else f"{file.stem}-{_short_hash(file)}", file)
+        for i, file in enumerate(found.values())
     ]
 
 
@@ -140,7 +173,7 @@ def map_ahead(
 ) -> Iterator[Result]:
     """`map(function, items)` in order, in threads, never more than `ahead` results in advance.
 
-    Threads, because decoding and resizing happen in C code that lets go of the interpreter lock.
+    Threads suffice for what runs in C code and lets go of the interpreter lock: decoding, models.
     """
     queue: collections.deque = collections.deque()
     remaining = iter(items)
