@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset
+from pydicom.config import IGNORE
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
@@ -53,7 +54,7 @@ def require_highdicom() -> None:
 def has_references(header: dict[str, Any]) -> bool:
     """Whether a film says of which study it is; without that no result can refer to it."""
     uids = [header[key] for keyword, key in _REFERENCES if keyword.endswith("UID")]
-    return all(UID(uid).is_valid for uid in uids)
+    return all(UID(uid, validation_mode=IGNORE).is_valid for uid in uids)
 
 
 def source_dataset(header: dict[str, Any]) -> Dataset:

@@ -44,3 +44,44 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def write_dicom():
+    """A function that writes H x W uint8 or uint16 as an uncompressed chest film, and returns its path.
+
+    Keywords become or replace DICOM attributes; None leaves one out.
+    """
+    import numpy as np
+    import pydicom
+    from pydicom import uid
+
+    def write(path: pathlib.Path, image: np.ndarray, **attributes: object) -> pathlib.Path:
+        dataset = pydicom.Dataset()
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+        dataset.Rows, dataset.Columns = image.shape
+        dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
+        dataset.BitsAllocated = dataset.BitsStored = 8 * image.itemsize
+        dataset.HighBit = dataset.BitsStored - 1
+        dataset.PixelData = image.tobytes()
+        dataset["PixelData"].VR = "OB" if image.itemsize == 1 else "OW"
+        defaults = {
+            "SOPClassUID": uid.DigitalXRayImageStorageForPresentation,
+            "SOPInstanceUID": uid.generate_uid(entropy_srcs=[path.name, "image"]),
+            "StudyInstanceUID": uid.generate_uid(entropy_srcs=[path.name, "study"]),
+            "SeriesInstanceUID": uid.generate_uid(entropy_srcs=[path.name, "series"]),
+            "PhotometricInterpretation": "MONOCHROME2",
+            "Modality": "DX",
+            "BodyPartExamined": "CHEST",
+            "ViewPosition": "PA",
+            "PatientID": "patient-1",
+            "PatientName": "Doe^Jane",
+        }
+        for keyword, value in (defaults | attributes).items():
+            if value is not None:
+                setattr(dataset, keyword, value)
+        dataset.save_as(path, enforce_file_format=True)
+        return path
+
+    return write
