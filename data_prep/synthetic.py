@@ -17,6 +17,7 @@ import pathlib
 import tempfile
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 import cv2
 import numpy as np
@@ -139,8 +140,8 @@ def write(out: pathlib.Path, images: int, seed: int = 0, workers: int = 1) -> No
             boxes = list(progress(map(draw, chosen)))
         else:
             context = multiprocessing.get_context("spawn")
-            with context.Pool(min(workers, images)) as pool:
-                boxes = list(progress(pool.imap(draw, chosen, chunksize=4)))
+            with ProcessPoolExecutor(min(workers, images), mp_context=context) as pool:
+                boxes = list(progress(pool.map(draw, chosen, chunksize=4)))
         _write_tables(folder, chosen, boxes)
         _write_mapping(folder / MAPPING_FILE, chosen, seed)
         (folder / _MARK).write_text(json.dumps(made_by, indent=1) + "\n")
