@@ -1,99 +1,44 @@
-"""A checkpoint on a split: exact predictions, figures with intervals, the report.
+"""A checkpoint on a split: exact predictions, then figures, maps and the report.
 
-Examples:
-  python -m cbam_flax.evaluate --workdir=runs/rsna --split=test
+Leaves WORKDIR/evaluation/<name>/{metrics.json,predictions.csv,report.html,*.png}, and
+WORKDIR/calibration.json, which is fitted on the run's validation split and nothing else.
 """
 
-import collections
+import argparse
+import csv
+import dataclasses
 import functools
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import scipy.special
-from flax import linen as nn
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
-from tqdm import tqdm
 
-from cbam_flax import statistics
-from cbam_flax.input_pipeline import Split
-from cbam_flax.sharding import AXES, make_mesh, replicated
-from cbam_flax.step import eval_step
+from cbam_flax import (
+    analysis,
+    calibration,
+    checkpoint,
+    localisation,
+    pictures,
+    plots,
+    report,
+    run_record,
+    statistics,
+)
+from cbam_flax.inference import FURTHER_COLUMNS, Predictions, predict_split, with_known_patients
+from cbam_flax.input_pipeline import Split, load_split
+from data_prep import cli
+from data_prep.cli import UserError
 
-Predictions = dict[str, np.ndarray]
-
-# Two programs round the same logit differently in the last bits of float32; this is coarser.
-LOGIT_DECIMALS = 4
-COLUMNS = ("image_id", "patient_id", "label", "probability", "logit")
-FURTHER_COLUMNS = ("view", "sex", "age", "spacing", "detailed_class")
-
-
-def predict_split(
-    model: nn.Module,
-    variables: dict[str, Any],
-    split: Split,
-    batch_size: int,
-    mesh: Mesh | None = None,
-) -> Predictions:
-    """Logits of every image of the split, once each, with the split's columns, by image id.
-
-    Images are always taken in the same groups of `group_size` and each group goes through one
-    device whole, so a logit depends neither on the batch size (images per call, rounded up to
-    whole groups) nor on the number of devices. The last batch is filled up and the filling cut off.
-
-    Args:
-        variables: `params` and `batch_stats`, anywhere on the devices of `mesh` or on the host.
-        mesh: by default all devices.
-    """
-    mesh = mesh or make_mesh({"data": -1, "fsdp": 1, "spatial": 1})
-    group = group_size(split.images.shape[1])
-    granule = group * mesh.size
-    batch_size = -(-batch_size // granule) * granule
-    forward = _forward(model, mesh, group)
-    variables = jax.device_put(variables, replicated(mesh))
-    sharding = NamedSharding(mesh, P(AXES))
-    shape = (batch_size, *split.images.shape[1:])
-
-    logits: list[np.ndarray] = []
-    pending: collections.deque[jax.Array] = collections.deque()
-    for start in tqdm(range(0, len(split), batch_size), split.name, delay=3, leave=False):
-        images = np.zeros(shape, np.uint8)
-        chosen = split.images[start : start + batch_size]
-        images[: len(chosen)] = chosen
-        batch = jax.make_array_from_callback(shape, sharding, images.__getitem__)
-        pending.append(forward(variables, batch))
-        if len(pending) > 1:  # read one batch while the next is computed
-            logits.append(jax.device_get(pending.popleft()))
-    logits.extend(jax.device_get(list(pending)))
-    logit = np.round(np.concatenate(logits)[: len(split)].astype(np.float64), LOGIT_DECIMALS)
-
-    columns = {name: split.columns[name] for name in ("image_id", "patient_id", "label")}
-    columns |= {"probability": scipy.special.expit(logit), "logit": logit}
-    columns |= {name: split.columns[name] for name in FURTHER_COLUMNS}
-    order = np.argsort(columns["image_id"], kind="stable")
-    return {name: column[order] for name, column in columns.items()}
-
-
-def group_size(image_size: int) -> int:
-    """Images that one device computes at once: a million pixels, but at most 16 images."""
-    return min(16, max(1, 2**20 // image_size**2))
-
-
-@functools.lru_cache(maxsize=4)
-def _forward(model: nn.Module, mesh: Mesh, group: int) -> Any:
-    """The compiled `eval_step` over (B, S, S) images, group after group on each device."""
-
-    def on_one_device(variables: Any, images: jax.Array) -> jax.Array:
-        groups = images.reshape(-1, group, *images.shape[1:])
-        return jax.lax.map(lambda one: eval_step(variables, one, model=model), groups).reshape(-1)
-
-    return jax.jit(
-        jax.shard_map(
-            on_one_device, mesh=mesh, in_specs=(P(), P(AXES)), out_specs=P(AXES), check_vma=False
-        ),
-        out_shardings=replicated(mesh),
-    )
+EXPLAINED = 100  # positive films whose maps are scored against their boxes
+EXAMPLE = """examples:
+  python -m cbam_flax.evaluate --workdir=runs/rsna --split=test
+  python -m cbam_flax.evaluate --workdir=runs/rsna --data_dir=other --criterion=sensitivity=0.95
+"""
 
 
 def summarise(predictions: Predictions) -> dict[str, float]:
@@ -101,3 +46,232 @@ def summarise(predictions: Predictions) -> dict[str, float]:
     found = statistics.figures(predictions["label"], predictions["probability"], 0.5)
     names = ("auroc", "average_precision", "log_loss", "brier", "ece")
     return {name: round(float(found[name]), statistics.DECIMALS) for name in names}
+
+
+def evaluate_workdir(
+    workdir: str,
+    split: str = "test",
+    *,
+    data_dir: str | None = None,
+    dataset: str | None = None,
+    step: int | None = None,
+    name: str | None = None,
+    criterion: str | None = None,
+    prevalences: Sequence[float] = analysis.PREVALENCES,
+    resamples: int = statistics.RESAMPLES,
+    explained: int = EXPLAINED,
+    batch_size: int | None = None,
+) -> dict[str, Any]:
+    """Evaluates a checkpoint of a run and writes its evaluation folder.
+
+    Args:
+        data_dir, dataset: other prepared data than the run's own: external validation.
+        step: of the checkpoint; by default the best by validation AUROC.
+        name: of the folder; by default the split, with the data set before it where external.
+        criterion: of the operating point (see `calibration.fit`); by default what
+            calibration.json of this step has, else youden.
+        explained: films whose maps are scored against their boxes; 0 leaves all maps out.
+
+    Returns:
+        What metrics.json holds.
+
+    Raises:
+        UserError: no such run, checkpoint or data, or data other than what the run was trained on.
+    """
+    from etils import epath
+
+    folder = epath.Path(workdir)
+    restored = checkpoint.load_for_inference(workdir, step)
+    config = restored.config
+    batch_size = batch_size or config.evaluate.batch_size
+    load = functools.partial(
+        load_split, data_dir or config.data_dir, dataset or config.dataset, config.image_size
+    )
+    judged = load(split)
+    external = not _trained_on(restored, judged)
+    if external and not (data_dir or dataset):
+        raise UserError(
+            f"{config.data_dir} no longer holds the data that {workdir} was trained on; "
+            f"prepare it again, or name other data with --data_dir"
+        )
+    if external:
+        load = functools.partial(load_split, config.data_dir, config.dataset, config.image_size)
+    predict = functools.partial(
+        predict_split, restored.model, restored.variables, batch_size=batch_size
+    )
+    fitted = _calibration(folder, restored, criterion, lambda: predict(load("validation")))
+    predictions = predict(judged)
+    predictions["probability"] = fitted.probability(predictions["logit"])
+    if jax.process_index() != 0:
+        return {}
+
+    try:
+        train = load("train")
+    except UserError:  # external validation where the training data are not at hand
+        train = None
+    metrics = {
+        "schema": 1,
+        "dataset": judged.manifest["dataset"],
+        "split": split,
+        "external": external,
+        **analysis.analyse(
+            predictions,
+            fitted,
+            with_known_patients(train.columns) if train else None,
+            prevalences=prevalences,
+            resamples=resamples,
+        ),
+        "localisation": localisation.localise(
+            restored.model,
+            restored.variables,
+            with_known_patients(judged.columns),
+            judged.images,
+            train.columns["boxes"] if train else None,
+            explained,
+            resamples,
+        ),
+        "calibration": dataclasses.asdict(fitted),
+        "data": {key: judged.manifest[key] for key in ("dataset", "split_scheme", "splits")},
+        "provenance": _provenance(restored, judged),
+    }
+    metrics["warnings"] = analysis.warnings(metrics)
+    name = name or (
+        f"{judged.manifest['dataset'].replace('/', '-')}-{split}" if external else split
+    )
+    drawn = pictures.draw(metrics, predictions, judged, restored, folder, with_films=explained > 0)
+    _write(folder / "evaluation" / name, metrics, predictions, drawn)
+    pictures.write_to_tensorboard(folder / "tensorboard", restored.step, name, drawn)
+    return metrics
+
+
+def _trained_on(restored: checkpoint.Restored, split: Split) -> bool:
+    """Whether the split is of the data set, as prepared, that the run was trained on."""
+    there = split.manifest["splits"]
+    return all(
+        there.get(name, {}).get("content_sha256") == content
+        for name, content in restored.fingerprint.items()
+    )
+
+
+def _calibration(
+    folder: Any,
+    restored: checkpoint.Restored,
+    criterion: str | None,
+    validation: Callable[[], Predictions],
+) -> calibration.Calibration:
+    """WORKDIR/calibration.json where it is of this step and criterion, else fitted now.
+
+    Args:
+        validation: () -> predictions of the run's validation split, called only where needed.
+    """
+    path = folder / "calibration.json"
+    there = calibration.read(path)
+    if there and there.step == restored.step and criterion in (None, there.criterion):
+        return there
+    fitted = calibration.fit(
+        validation(), criterion or "youden", step=restored.step, split="validation"
+    )
+    if jax.process_index() == 0:
+        fitted.write(path)
+    return fitted
+
+
+def _provenance(restored: checkpoint.Restored, split: Split) -> dict[str, Any]:
+    config = restored.config.to_dict()
+    config.pop("data_dir")  # a path of one machine
+    text = json.dumps(config, sort_keys=True)
+    return {
+        "checkpoint_step": restored.step,
+        "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "trained_on": restored.fingerprint,
+        "evaluated_on": split.fingerprint,
+        "code": run_record.code_fingerprint(),
+        "config": config,
+    }
+
+
+def _write(
+    folder: Any, metrics: dict[str, Any], predictions: Predictions, drawn: dict[str, bytes]
+) -> None:
+    """Writes the evaluation folder under another name and puts it in place when it is whole."""
+    draft = folder.parent / f".{folder.name}.draft"
+    if draft.exists():
+        draft.rmtree()
+    draft.mkdir(parents=True)
+    (draft / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    names = ["image_id", "patient_id", "label", "probability", "logit", *FURTHER_COLUMNS]
+    writer.writerow(names)
+    writer.writerows(zip(*(_cells(name, predictions[name]) for name in names), strict=True))
+    (draft / "predictions.csv").write_text(table.getvalue())
+    for name, data in drawn.items():
+        (draft / f"{name}.png").write_bytes(data)
+    (draft / "report.html").write_text(report.render(metrics, drawn))
+    if folder.exists():
+        folder.rmtree()
+    draft.rename(folder)
+
+
+def _cells(name: str, column: np.ndarray) -> list[str]:
+    if name == "probability":
+        return [f"{value:.8f}" for value in column]
+    return ["" if value == "nan" else value for value in column.astype(str)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m cbam_flax.evaluate",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--workdir", required=True, help="folder of the run")
+    parser.add_argument("--split", default="test", help="train, validation or test (the default)")
+    parser.add_argument("--step", type=int, help="of the checkpoint (default: the best)")
+    parser.add_argument("--data_dir", help="other prepared data: external validation")
+    parser.add_argument("--dataset", help="name, or name/variant, in that folder")
+    parser.add_argument("--name", help="of the folder in WORKDIR/evaluation (default: the split)")
+    parser.add_argument(
+        "--criterion",
+        help=f"of the operating point, fitted on validation: {calibration.CRITERIA} "
+        f"(default: what WORKDIR/calibration.json has, else youden)",
+    )
+    parser.add_argument(
+        "--prevalence",
+        type=float,
+        nargs="+",
+        default=analysis.PREVALENCES,
+        help="where PPV and NPV are told besides (default: %(default)s)",
+    )
+    parser.add_argument("--resamples", type=int, default=statistics.RESAMPLES)
+    parser.add_argument(
+        "--explained",
+        type=int,
+        default=EXPLAINED,
+        help="films whose maps are scored against their boxes; 0: no maps (default: %(default)s)",
+    )
+    parser.add_argument("--batch_size", type=int, help="images per call; changes no figure")
+    args = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    metrics = evaluate_workdir(
+        args.workdir,
+        args.split,
+        data_dir=args.data_dir,
+        dataset=args.dataset,
+        step=args.step,
+        name=args.name,
+        criterion=args.criterion,
+        prevalences=args.prevalence,
+        resamples=args.resamples,
+        explained=args.explained,
+        batch_size=args.batch_size,
+    )
+    for warning in metrics["warnings"]:
+        print(warning)
+    print(f"AUROC {plots.shown(metrics['auroc'])} on {metrics['n']} images")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -154,27 +154,26 @@ def interval(
     Bias-corrected percentiles (Efron 1987, Better bootstrap confidence intervals, without the
     acceleration), expanded by Student's t for the number of patients behind the figure, because
     percentiles are too narrow for few of them (Hesterberg 2015, What teachers should know about
-    the bootstrap, section 5.3). A figure that is 0 or 1 in every resample has no width in any
-    bootstrap; the exact binomial limit (Clopper and Pearson 1934) takes its place. Resamples that
-    leave the figure undefined are left out.
+    the bootstrap, section 5.3). Resamples that leave the figure undefined are left out.
     """
     samples = samples[np.isfinite(samples)]
-    if not np.isfinite(value) or not samples.size:
+    if not np.isfinite(value) or not samples.size or not patients:
         return {"value": None, "low": None, "high": None}
-    if value in (0, 1) and np.all(samples == value):
-        limit = ((1 - level) / 2) ** (1 / patients)
-        low, high = (limit, 1.0) if value == 1 else (0.0, 1 - limit)
-    else:
-        below = np.mean(samples < value) + np.mean(samples == value) / 2
-        shift = scipy.special.ndtri(np.clip(below, 1 / samples.size, 1 - 1 / samples.size))
-        m = max(2, patients)
-        tail = scipy.special.stdtrit(m - 1, (1 + level) / 2) * np.sqrt(m / (m - 1))
-        low, high = np.quantile(samples, scipy.special.ndtr(2 * shift + np.array([-tail, tail])))
-    return {
-        "value": round(float(value), DECIMALS),
-        "low": round(float(min(low, value)), DECIMALS),
-        "high": round(float(max(high, value)), DECIMALS),
-    }
+    below = np.mean(samples < value) + np.mean(samples == value) / 2
+    shift = scipy.special.ndtri(np.clip(below, 1 / samples.size, 1 - 1 / samples.size))
+    m = max(2, patients)
+    tail = scipy.special.stdtrit(m - 1, (1 + level) / 2) * np.sqrt(m / (m - 1))
+    low, high = np.quantile(samples, scipy.special.ndtr(2 * shift + np.array([-tail, tail])))
+    return _rounded(value, min(low, value), max(high, value))
+
+
+def exact_interval(value: float, patients: int, level: float = LEVEL) -> dict[str, float | None]:
+    """The binomial limit of a figure that is exactly 0 or 1 (Clopper and Pearson 1934).
+
+    Every resample of such a figure is the same, so that a bootstrap would give it no width.
+    """
+    limit = ((1 - level) / 2) ** (1 / patients)
+    return _rounded(value, limit, 1.0) if value == 1 else _rounded(value, 0.0, 1 - limit)
 
 
 def figures_with_intervals(
@@ -194,7 +193,14 @@ def figures_with_intervals(
     # the figure may be, but not to which side: both sides are taken.
     samples["ece"] = np.append(samples["ece"], np.maximum(0, 2 * values["ece"] - samples["ece"]))
     patients = patients_behind(label, probability >= threshold, patient_id)
-    return {name: interval(values[name], samples[name], patients[name]) for name in values}
+    found = {}
+    for name, value in values.items():
+        varies = np.any(np.abs(samples[name] - value) > 0)  # and is not undefined
+        if value in (0, 1) and not varies and patients[name]:
+            found[name] = exact_interval(value, patients[name])
+        else:
+            found[name] = interval(value, samples[name], patients[name])
+    return found
 
 
 def patients_behind(
@@ -228,6 +234,11 @@ def predictive_values(
     found, missed = sensitivity * prevalence, (1 - sensitivity) * prevalence
     cleared, alarmed = specificity * (1 - prevalence), (1 - specificity) * (1 - prevalence)
     return _ratio(found, found + alarmed), _ratio(cleared, cleared + missed)
+
+
+def _rounded(value: float, low: float, high: float) -> dict[str, float | None]:
+    numbers = {"value": value, "low": low, "high": high}
+    return {name: round(float(number), DECIMALS) for name, number in numbers.items()}
 
 
 def _area(true: np.ndarray, false: np.ndarray) -> np.ndarray:

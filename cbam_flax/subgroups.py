@@ -1,5 +1,6 @@
 """The same figures by view, sex, age and kind of negative."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ def subgroups(columns: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str, np.
         for value in np.unique(columns[group]):
             yield group, str(value) or "missing", columns[group] == value
     age = columns["age"]
-    for low, high in zip(AGE_BANDS, AGE_BANDS[1:], strict=False):
+    for low, high in itertools.pairwise(AGE_BANDS):
         name = f"{low}-{high - 1}" if np.isfinite(high) else f"{low}+"
         yield "age", name, (age >= low) & (age < high)
     yield "age", "missing", np.isnan(age)

@@ -1,0 +1,113 @@
+"""Where the model looked: attention, Grad-CAM and occlusion maps, without any training on boxes.
+
+A map is float32 (B, h, w), higher where it matters more, at the resolution of the last block
+(1/8 of the image); cell (i, j) covers rows i S/h to (i+1) S/h. Images are uint8 (B, S, S).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from cbam_flax.models import CBAMResNet, attention_maps
+from cbam_flax.step import eval_step, scale_images
+
+Variables = dict[str, Any]
+OCCLUDER = 0.25  # side of the occluding square, of the image's
+OCCLUSION_GRID = 8  # positions of the square along each side
+
+
+def attention(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.Array:
+    """The spatial gate of the last block that has one.
+
+    Raises:
+        ValueError: the model has no spatial gate.
+    """
+    _, gates = attention_maps(model, variables, scale_images(images))
+    if not gates:
+        raise ValueError(f"attention={model.attention!r} has no spatial gate")
+    return gates[max(gates)].astype(jnp.float32)
+
+
+def grad_cam(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.Array:
+    """Grad-CAM of the last block's output (Selvaraju et al. 2017, equations 1 and 2)."""
+    model = model.clone(remat=False)  # a recomputed block would be intercepted twice
+    layer = f"block{len(model.stages)}"
+
+    def logits_of(added: jax.Array) -> tuple[jax.Array, jax.Array]:
+        seen = []
+
+        def add(
+            method: Callable[..., Any],
+            args: Any,
+            kwargs: Any,
+            context: nn.module.InterceptorContext,
+        ) -> Any:
+            output = method(*args, **kwargs)
+            if context.module.name != layer:
+                return output
+            seen.append(output)
+            return output + added
+
+        with nn.intercept_methods(add):
+            logits = eval_step(variables, images, model=model)
+        return logits.sum(), seen[0]
+
+    block_output = jax.eval_shape(logits_of, jnp.zeros(()))[1]
+    # The gradient by what is added to a layer's output is the gradient by that output.
+    gradient, activation = jax.grad(logits_of, has_aux=True)(
+        jnp.zeros(block_output.shape, block_output.dtype)
+    )
+    weights = gradient.mean(axis=(1, 2), keepdims=True)
+    return nn.relu((weights * activation).sum(axis=-1)).astype(jnp.float32)
+
+
+def occlusion(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.Array:
+    """How far the logit falls when a square of the image's mean grey covers each place
+    (Zeiler and Fergus 2014, section 4.2)."""
+    size = images.shape[1]
+    pixel = (jnp.arange(size) + 0.5) / size
+    centre = (jnp.arange(OCCLUSION_GRID) + 0.5) / OCCLUSION_GRID
+    near = jnp.abs(pixel[None, :] - centre[:, None]) <= OCCLUDER / 2  # (grid, S)
+    grey = images.mean(axis=(1, 2), keepdims=True).astype(images.dtype)
+
+    def logits_without(position: jax.Array) -> jax.Array:
+        row, column = jnp.divmod(position, OCCLUSION_GRID)
+        covered = near[row][:, None] & near[column][None, :]
+        return eval_step(variables, jnp.where(covered, grey, images), model=model)
+
+    logits = jax.lax.map(logits_without, jnp.arange(OCCLUSION_GRID**2))  # (grid * grid, B)
+    fall = eval_step(variables, images, model=model) - logits
+    return fall.T.reshape(-1, OCCLUSION_GRID, OCCLUSION_GRID)
+
+
+METHODS = {"attention": attention, "grad_cam": grad_cam, "occlusion": occlusion}
+
+
+def methods_of(model: CBAMResNet) -> list[str]:
+    """The methods of `METHODS` that this model has maps for."""
+    has_gate = model.attention in ("spatial", "cbam")
+    return [name for name in METHODS if name != "attention" or has_gate]
+
+
+def maps(
+    method: str, model: CBAMResNet, variables: Variables, images: np.ndarray, batch_size: int = 8
+) -> np.ndarray:
+    """The maps (N, h, w) of many images, a batch at a time on the default device."""
+    compute = _compiled(METHODS[method], model)
+    found = []
+    for start in range(0, len(images), batch_size):
+        batch = np.asarray(images[start : start + batch_size])
+        filled = np.zeros((batch_size, *batch.shape[1:]), np.uint8)
+        filled[: len(batch)] = batch
+        found.append(jax.device_get(compute(variables, filled))[: len(batch)])
+    return np.concatenate(found)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(method: Callable[..., jax.Array], model: CBAMResNet) -> Any:
+    return jax.jit(functools.partial(method, model))

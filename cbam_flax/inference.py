@@ -1,0 +1,95 @@
+"""Exact predictions of a split: every image once, the same whatever the batch and the devices."""
+
+import collections
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import scipy.special
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from tqdm import tqdm
+
+from cbam_flax.input_pipeline import Split
+from cbam_flax.sharding import AXES, make_mesh, replicated
+from cbam_flax.step import eval_step
+
+Predictions = dict[str, np.ndarray]
+
+# Two programs round the same logit differently in the last bits of float32; this is coarser.
+LOGIT_DECIMALS = 4
+FURTHER_COLUMNS = ("view", "sex", "age", "spacing", "detailed_class")
+
+
+def predict_split(
+    model: nn.Module,
+    variables: dict[str, Any],
+    split: Split,
+    batch_size: int,
+    mesh: Mesh | None = None,
+) -> Predictions:
+    """Logits of every image of the split, once each, with the split's columns, by image id.
+
+    Images are always taken in the same groups of `group_size` and each group goes through one
+    device whole, so a logit depends neither on the batch size (images per call, rounded up to
+    whole groups) nor on the number of devices. The last batch is filled up and the filling cut off.
+
+    Args:
+        variables: `params` and `batch_stats`, anywhere on the devices of `mesh` or on the host.
+        mesh: by default all devices.
+    """
+    mesh = mesh or make_mesh({"data": -1, "fsdp": 1, "spatial": 1})
+    group = group_size(split.images.shape[1])
+    granule = group * mesh.size
+    batch_size = -(-batch_size // granule) * granule
+    forward = _forward(model, mesh, group)
+    variables = jax.device_put(variables, replicated(mesh))
+    sharding = NamedSharding(mesh, P(AXES))
+    shape = (batch_size, *split.images.shape[1:])
+
+    logits: list[np.ndarray] = []
+    pending: collections.deque[jax.Array] = collections.deque()
+    for start in tqdm(range(0, len(split), batch_size), split.name, delay=3, leave=False):
+        images = np.zeros(shape, np.uint8)
+        chosen = split.images[start : start + batch_size]
+        images[: len(chosen)] = chosen
+        batch = jax.make_array_from_callback(shape, sharding, images.__getitem__)
+        pending.append(forward(variables, batch))
+        if len(pending) > 1:  # read one batch while the next is computed
+            logits.append(jax.device_get(pending.popleft()))
+    logits.extend(jax.device_get(list(pending)))
+    logit = np.round(np.concatenate(logits)[: len(split)].astype(np.float64), LOGIT_DECIMALS)
+
+    columns = {name: split.columns[name] for name in ("image_id", "patient_id", "label")}
+    columns |= {"probability": scipy.special.expit(logit), "logit": logit}
+    columns |= {name: split.columns[name] for name in FURTHER_COLUMNS}
+    return with_known_patients(columns)
+
+
+def with_known_patients(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The columns with every image whose patient is not known taken as a patient of its own."""
+    patient = columns["patient_id"]
+    return columns | {"patient_id": np.where(patient == "", columns["image_id"], patient)}
+
+
+def group_size(image_size: int) -> int:
+    """Images that one device computes at once: a million pixels, but at most 16 images."""
+    return min(16, max(1, 2**20 // image_size**2))
+
+
+@functools.lru_cache(maxsize=4)
+def _forward(model: nn.Module, mesh: Mesh, group: int) -> Any:
+    """The compiled `eval_step` over (B, S, S) images, group after group on each device."""
+
+    def on_one_device(variables: Any, images: jax.Array) -> jax.Array:
+        groups = images.reshape(-1, group, *images.shape[1:])
+        return jax.lax.map(lambda one: eval_step(variables, one, model=model), groups).reshape(-1)
+
+    return jax.jit(
+        jax.shard_map(
+            on_one_device, mesh=mesh, in_specs=(P(), P(AXES)), out_specs=P(AXES), check_vma=False
+        ),
+        out_shardings=replicated(mesh),
+    )
