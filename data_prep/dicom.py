@@ -223,7 +223,8 @@ def _check(dataset: pydicom.Dataset, syntax: uid.UID, max_pixels: int) -> None:
     expected, actual = rows * columns * allocated // 8, len(dataset.PixelData)
     if actual < expected:
         raise DicomRefusal("truncated", f"{actual:,} of {expected:,} bytes of pixel data")
-    if actual >= expected + columns * allocated // 8:  # less than a row more is padding
+    surplus = dataset.PixelData[expected:]
+    if len(surplus) >= columns * allocated // 8 and surplus.strip(b"\0"):  # else it is padding
         raise DicomRefusal("excess_data", f"{actual:,} bytes of pixel data, not {expected:,}")
 
 

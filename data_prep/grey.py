@@ -10,7 +10,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pydicom
-from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
 from data_prep.refusal import DicomRefusal
 
@@ -50,8 +49,8 @@ def grey_table(dataset: pydicom.Dataset, bits: int, lowest: int, voi: str) -> np
     low, high = float(values[0]), float(values[-1])
     shown = values
     if dataset.get("ModalityLUTSequence"):
-        shown = apply_modality_lut(values, dataset)
-        low, high = 0.0, float((1 << _lut_bits(dataset.ModalityLUTSequence[0])) - 1)
+        shown, high = _look_up(dataset.ModalityLUTSequence[0], values)
+        low = 0.0
     elif "RescaleSlope" in dataset:
         slope = _number(dataset, "RescaleSlope", 1.0)
         intercept = _number(dataset, "RescaleIntercept", 0.0)
@@ -77,8 +76,8 @@ def grey_table(dataset: pydicom.Dataset, bits: int, lowest: int, voi: str) -> np
 def _voi(dataset: pydicom.Dataset, values: np.ndarray) -> np.ndarray | None:
     """The VOI LUT, or else the first window, as fractions of white; None without either."""
     if dataset.get("VOILUTSequence"):
-        white = (1 << _lut_bits(dataset.VOILUTSequence[0])) - 1
-        return apply_voi(np.rint(values).astype(np.int64), dataset, index=0) / white
+        shown, white = _look_up(dataset.VOILUTSequence[0], np.rint(values).astype(np.int64))
+        return shown / white
     center, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
     if center is None or width is None:
         return None
@@ -130,11 +129,23 @@ def _is_padding(dataset: pydicom.Dataset, values: np.ndarray) -> np.ndarray:
     return (values >= low) & (values <= high)
 
 
-def _lut_bits(item: pydicom.Dataset) -> int:
-    bits = int(item.LUTDescriptor[2])
-    if not 8 <= bits <= 16:
-        raise DicomRefusal("bad_header", f"a lookup table with {bits} bits per entry")
-    return bits
+def _look_up(item: pydicom.Dataset, values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Integers through a lookup table, and the highest entry that its bits allow (C.11.1.1).
+
+    pydicom's own functions refuse tables of 10 to 15 bits per entry, and of 8 bits in bytes.
+    """
+    count, first, bits = (int(number) for number in item.LUTDescriptor)
+    count = count or 1 << 16
+    data = item.LUTData
+    if isinstance(data, bytes):
+        width = 1 if len(data) < 2 * count else 2
+        order = "<" if item.original_encoding[1] else ">"
+        entries = np.frombuffer(data, f"{order}u{width}")
+    else:
+        entries = np.atleast_1d(data)
+    if not 8 <= bits <= 16 or len(entries) < count:
+        raise DicomRefusal("bad_header", f"a lookup table of {len(entries)} entries, {bits} bits")
+    return entries[np.clip(values - first, 0, count - 1)], float((1 << bits) - 1)
 
 
 def _number(dataset: pydicom.Dataset, keyword: str, default: float | None = None) -> Any:

@@ -156,6 +156,8 @@ def _claimed(folder: epath.Path) -> Iterator[None]:
         raise UserError(f"another process is preparing {variant}; wait for its end") from None
     finally:
         os.close(descriptor)
-        for empty in (variant, variant.parent):  # nothing half-made stays after an error
-            with contextlib.suppress(OSError):
-                os.rmdir(empty)
+        if not os.listdir(variant):  # nothing half-made stays after an error
+            variant.rmdir()
+            dataset = variant.parent
+            if os.listdir(dataset) in ([], [".config"]):  # the second is TFDS's
+                dataset.rmtree()

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import os
 import sys
 from collections import Counter
@@ -145,6 +146,7 @@ def _run(
 
     from data_prep.preparation import prepare_once
 
+    logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS warns of every size of its own
     options = {}
     if args.beam_options:
         from data_prep.beam import parse_options

@@ -17,7 +17,7 @@ from data_prep.film import Film, Preprocessing, lost_film, prepare_film, rejecte
 from data_prep.manifest import outcomes_dir
 from data_prep.workers import Lost, run_tasks
 
-_SIZES = (64, 128, 224, 256, 320, 384, 512, 1024)
+_SIZES = (256, 64, 128, 224, 320, 384, 512, 1024)  # the first is TFDS's default
 
 
 @dataclasses.dataclass(eq=False)

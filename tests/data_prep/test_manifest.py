@@ -1,0 +1,78 @@
+import json
+import os
+
+import numpy as np
+import pytest
+from etils import epath
+
+from data_prep import manifest
+
+
+def records(pixel=7, age=float("nan")):
+    image = np.zeros((4, 4, 1), np.uint8)
+    image[1, 2] = pixel
+    yield {"image_id": b"b", "patient_id": b"1", "label": 1, "age": age, "image": image}
+    yield {"image_id": b"a", "patient_id": b"1", "label": 0, "age": 3.0, "image": image}
+
+
+def test_the_content_hash_is_of_the_content_in_the_order_of_ids():
+    forth = manifest.summarise_split(records())
+    back = manifest.summarise_split(reversed(list(records())))
+    assert forth == back
+    assert (forth["images"], forth["patients"], forth["positive"]) == (2, 1, 1)
+    others = [manifest.summarise_split(records(pixel=8)), manifest.summarise_split(records(age=1))]
+    assert len({summary["content_sha256"] for summary in [forth, *others]}) == 3
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    (tmp_path / "table.csv").write_text("1,2")
+    (tmp_path / "film.dcm").write_bytes(b"film")
+    return epath.Path(tmp_path)
+
+
+def fingerprint(inputs, **settings):
+    return manifest.fingerprint_inputs([inputs / "table.csv"], [inputs / "film.dcm"], settings)
+
+
+def test_a_changed_input_is_noticed(inputs):
+    before = fingerprint(inputs, size=64)
+    assert fingerprint(inputs, size=64) == before
+    assert fingerprint(inputs, size=65) != before
+    os.utime(inputs / "film.dcm", (1, 1))
+    touched = fingerprint(inputs, size=64)
+    assert touched != before
+    (inputs / "film.dcm").write_bytes(b"films")
+    os.utime(inputs / "film.dcm", (1, 1))
+    assert fingerprint(inputs, size=64) not in (before, touched)
+    # A table counts by its content, not by its date.
+    again = fingerprint(inputs, size=64)
+    os.utime(inputs / "table.csv", (1, 1))
+    assert fingerprint(inputs, size=64) == again
+    (inputs / "table.csv").write_text("1,3")
+    assert fingerprint(inputs, size=64) != again
+
+
+def test_counts_add_up_and_the_refused_are_listed(tmp_path):
+    files = [
+        {"file": "a", "image_id": "a", "status": "accepted", "split": "train"},
+        {"file": "b", "status": "rejected", "code": "no_file", "message": "no such file, alas"},
+        {"file": "c", "status": "rejected", "code": "no_file", "message": "no"},
+        {"file": "d", "status": "rejected", "code": "truncated", "message": "short"},
+    ]
+    counts = manifest.count_outcomes(files)
+    assert counts == {
+        "inputs": 4,
+        "accepted": 1,
+        "rejected": 3,
+        "by_code": {"no_file": 2, "truncated": 1},
+    }
+    manifest.write_manifest(epath.Path(tmp_path), {"counts": counts, "files": files})
+    assert json.loads((tmp_path / "manifest.json").read_text())["counts"] == counts
+    assert (tmp_path / "rejected.csv").read_text().splitlines() == [
+        "file,code,message",
+        'b,no_file,"no such file, alas"',
+        "c,no_file,no",
+        "d,truncated,short",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "rejected.csv"]
