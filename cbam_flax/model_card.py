@@ -40,8 +40,8 @@ In the RSNA data the view alone predicts the label well (AP films are taken of p
 stand), and so do age, sex and pixel spacing a little. The table sets such baselines, which never
 see the image, beside the model on the same films."""
 NO_METRICS = (
-    "The run has no evaluation of the test split, so this card can state no figure: "
-    "`python -m cbam_flax.evaluate --workdir=... --split=test`, then export again."
+    "The run has no evaluation of this checkpoint on the test split, so this card can state no "
+    "figure. Run `python -m cbam_flax.evaluate --workdir=... --split=test` and export again."
 )
 
 
@@ -98,10 +98,8 @@ def _data(run: Run) -> str:
 
 
 def _results(metrics: dict[str, Any]) -> str:
-    from cbam_flax.analysis import warnings
-
     rows = [(title, _interval(metrics[name])) for name, title in FIGURES.items() if name in metrics]
-    found = "".join(f"> **{warning}**\n>\n" for warning in warnings(metrics))
+    found = "".join(f"> **{warning}**\n>\n" for warning in metrics["warnings"])
     confusion = ", ".join(f"{name} {count}" for name, count in metrics["confusion"].items())
     prevalence = [
         (f"{row['prevalence']:.0%}", _interval(row["ppv"]), _interval(row["npv"]))

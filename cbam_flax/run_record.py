@@ -33,7 +33,7 @@ class Run:
     restored: "Restored"
     calibration: dict[str, Any]
     manifest: dict[str, Any]
-    metrics: dict[str, Any] | None  # of the test split
+    metrics: dict[str, Any] | None  # of this very checkpoint on the test split
 
 
 def read_run(workdir: str, restored: "Restored") -> Run:
@@ -49,11 +49,14 @@ def read_run(workdir: str, restored: "Restored") -> Run:
     folder = epath.Path(workdir)
     config = restored.config
     records = record_dir(config.data_dir, config.dataset, config.image_size)
+    metrics = _read_json(folder / "evaluation" / "test" / "metrics.json")
+    if metrics and metrics["provenance"]["checkpoint_step"] != restored.step:
+        metrics = None
     return Run(
         restored=restored,
         calibration=read_calibration(folder / "calibration.json", restored.step),
         manifest=json.loads((records / "manifest.json").read_text()),
-        metrics=_read_json(folder / "evaluation" / "test" / "metrics.json"),
+        metrics=metrics,
     )
 
 
