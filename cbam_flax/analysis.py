@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cbam_flax import baselines, statistics, subgroups
+from cbam_flax import baselines, bootstrap, statistics, subgroups
 from cbam_flax.calibration import Calibration
 
 Columns = Mapping[str, np.ndarray]
@@ -18,7 +18,7 @@ def analyse(
     train: Columns | None,
     *,
     prevalences: Sequence[float] = PREVALENCES,
-    resamples: int = statistics.RESAMPLES,
+    resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Figures with intervals, at the operating point and beside the shortcuts, as plain JSON.
@@ -40,7 +40,7 @@ def analyse(
         "n": int(label.size),
         "n_positive": int(label.sum()),
         "n_patients": len(np.unique(patient)),
-        "threshold": round(threshold, statistics.DECIMALS),
+        "threshold": round(threshold, bootstrap.DECIMALS),
         **found,
         "uncalibrated": {name: raw[name] for name in ("brier", "log_loss", "ece")},
         "confusion": {
@@ -53,7 +53,7 @@ def analyse(
         "subgroups": subgroups.subgroup_figures(predictions, threshold, **draws),
         "baselines": None,
         "overlap": None,
-        "bootstrap": {"unit": "patient", "level": statistics.LEVEL, **draws},
+        "bootstrap": {"unit": "patient", "level": bootstrap.LEVEL, **draws},
     }
     if train is not None:
         scores = baselines.shortcut_scores(train, predictions)
@@ -71,14 +71,14 @@ def at_prevalence(
     predictions: Columns,
     threshold: float,
     prevalences: Sequence[float],
-    resamples: int = statistics.RESAMPLES,
+    resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """PPV and NPV with intervals where another share of the people examined is ill."""
     label, patient = predictions["label"], predictions["patient_id"]
     probability = predictions["probability"]
     value = statistics.figures(label, probability, threshold)
-    samples = statistics.bootstrap(
+    samples = bootstrap.resample(
         statistics.figures_statistic(label, probability, threshold), patient, resamples, seed
     )
     behind = statistics.patients_behind(label, probability >= threshold, patient)
@@ -93,8 +93,8 @@ def at_prevalence(
         rows.append(
             {
                 "prevalence": prevalence,
-                "ppv": statistics.interval(float(values[0]), draws[0], behind["ppv"]),
-                "npv": statistics.interval(float(values[1]), draws[1], behind["npv"]),
+                "ppv": bootstrap.interval(float(values[0]), draws[0], behind["ppv"]),
+                "npv": bootstrap.interval(float(values[1]), draws[1], behind["npv"]),
             }
         )
     return rows

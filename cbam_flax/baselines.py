@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from cbam_flax import statistics
+from cbam_flax import bootstrap, statistics
 
 Columns = Mapping[str, np.ndarray]
 
@@ -36,7 +36,7 @@ def shortcut_scores(train: Columns, columns: Columns) -> dict[str, np.ndarray]:
 def gain_over_shortcuts(
     predictions: Columns,
     scores: Mapping[str, np.ndarray],
-    resamples: int = statistics.RESAMPLES,
+    resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
 ) -> dict[str, dict]:
     """AUROC of each baseline, and how far the model is above it on the same resamples.
@@ -46,7 +46,7 @@ def gain_over_shortcuts(
     """
     label = predictions["label"]
     every = {"model": predictions["probability"], **scores}
-    samples = statistics.bootstrap(
+    samples = bootstrap.resample(
         statistics.auroc_statistic(label, every), predictions["patient_id"], resamples, seed
     )
     one = np.ones((1, label.size))
@@ -57,8 +57,8 @@ def gain_over_shortcuts(
     patients = statistics.patients_behind(label, label == 1, predictions["patient_id"])["auroc"]
     return {
         name: {
-            "auroc": statistics.interval(value[name], samples[name], patients),
-            "gain": statistics.interval(
+            "auroc": bootstrap.interval(value[name], samples[name], patients),
+            "gain": bootstrap.interval(
                 value["model"] - value[name], samples["model"] - samples[name], patients
             ),
         }

@@ -5,31 +5,28 @@ WORKDIR/calibration.json, which is fitted on the run's validation split and noth
 """
 
 import argparse
-import csv
 import dataclasses
 import functools
-import hashlib
-import io
-import json
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from cbam_flax import (
     analysis,
+    bootstrap,
     calibration,
     checkpoint,
+    compare,
+    evaluation_folder,
     localisation,
     pictures,
     plots,
     report,
-    run_record,
     statistics,
 )
-from cbam_flax.inference import FURTHER_COLUMNS, Predictions, predict_split, with_known_patients
+from cbam_flax.inference import Predictions, predict_split, with_known_patients
 from cbam_flax.input_pipeline import Split, load_split
 from data_prep import cli
 from data_prep.cli import UserError
@@ -38,6 +35,7 @@ EXPLAINED = 100  # positive films whose maps are scored against their boxes
 EXAMPLE = """examples:
   python -m cbam_flax.evaluate --workdir=runs/rsna --split=test
   python -m cbam_flax.evaluate --workdir=runs/rsna --data_dir=other --criterion=sensitivity=0.95
+  python -m cbam_flax.evaluate --compare runs/cbam-0 runs/cbam-1 runs/none-0 runs/none-1
 """
 
 
@@ -45,7 +43,7 @@ def summarise(predictions: Predictions) -> dict[str, float]:
     """The figures that need no operating point, without intervals: quick, for each validation."""
     found = statistics.figures(predictions["label"], predictions["probability"], 0.5)
     names = ("auroc", "average_precision", "log_loss", "brier", "ece")
-    return {name: round(float(found[name]), statistics.DECIMALS) for name in names}
+    return {name: round(float(found[name]), bootstrap.DECIMALS) for name in names}
 
 
 def evaluate_workdir(
@@ -58,7 +56,7 @@ def evaluate_workdir(
     name: str | None = None,
     criterion: str | None = None,
     prevalences: Sequence[float] = analysis.PREVALENCES,
-    resamples: int = statistics.RESAMPLES,
+    resamples: int = bootstrap.RESAMPLES,
     explained: int = EXPLAINED,
     batch_size: int | None = None,
 ) -> dict[str, Any]:
@@ -132,14 +130,15 @@ def evaluate_workdir(
         ),
         "calibration": dataclasses.asdict(fitted),
         "data": {key: judged.manifest[key] for key in ("dataset", "split_scheme", "splits")},
-        "provenance": _provenance(restored, judged),
+        "provenance": evaluation_folder.provenance(restored, judged),
     }
     metrics["warnings"] = analysis.warnings(metrics)
     name = name or (
         f"{judged.manifest['dataset'].replace('/', '-')}-{split}" if external else split
     )
     drawn = pictures.draw(metrics, predictions, judged, restored, folder, with_films=explained > 0)
-    _write(folder / "evaluation" / name, metrics, predictions, drawn)
+    page = report.render(metrics, drawn)
+    evaluation_folder.write(folder / "evaluation" / name, metrics, predictions, drawn, page)
     pictures.write_to_tensorboard(folder / "tensorboard", restored.step, name, drawn)
     return metrics
 
@@ -176,49 +175,6 @@ def _calibration(
     return fitted
 
 
-def _provenance(restored: checkpoint.Restored, split: Split) -> dict[str, Any]:
-    config = restored.config.to_dict()
-    config.pop("data_dir")  # a path of one machine
-    text = json.dumps(config, sort_keys=True)
-    return {
-        "checkpoint_step": restored.step,
-        "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "trained_on": restored.fingerprint,
-        "evaluated_on": split.fingerprint,
-        "code": run_record.code_fingerprint(),
-        "config": config,
-    }
-
-
-def _write(
-    folder: Any, metrics: dict[str, Any], predictions: Predictions, drawn: dict[str, bytes]
-) -> None:
-    """Writes the evaluation folder under another name and puts it in place when it is whole."""
-    draft = folder.parent / f".{folder.name}.draft"
-    if draft.exists():
-        draft.rmtree()
-    draft.mkdir(parents=True)
-    (draft / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    names = ["image_id", "patient_id", "label", "probability", "logit", *FURTHER_COLUMNS]
-    writer.writerow(names)
-    writer.writerows(zip(*(_cells(name, predictions[name]) for name in names), strict=True))
-    (draft / "predictions.csv").write_text(table.getvalue())
-    for name, data in drawn.items():
-        (draft / f"{name}.png").write_bytes(data)
-    (draft / "report.html").write_text(report.render(metrics, drawn))
-    if folder.exists():
-        folder.rmtree()
-    draft.rename(folder)
-
-
-def _cells(name: str, column: np.ndarray) -> list[str]:
-    if name == "probability":
-        return [f"{value:.8f}" for value in column]
-    return ["" if value == "nan" else value for value in column.astype(str)]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m cbam_flax.evaluate",
@@ -226,7 +182,9 @@ def main() -> None:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", required=True, help="folder of the run")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--workdir", help="folder of the run")
+    what.add_argument("--compare", nargs="+", help="folders of runs that were evaluated already")
     parser.add_argument("--split", default="test", help="train, validation or test (the default)")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the best)")
     parser.add_argument("--data_dir", help="other prepared data: external validation")
@@ -244,7 +202,7 @@ def main() -> None:
         default=analysis.PREVALENCES,
         help="where PPV and NPV are told besides (default: %(default)s)",
     )
-    parser.add_argument("--resamples", type=int, default=statistics.RESAMPLES)
+    parser.add_argument("--resamples", type=int, default=bootstrap.RESAMPLES)
     parser.add_argument(
         "--explained",
         type=int,
@@ -255,6 +213,9 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    if args.compare:
+        print(compare.markdown(compare.compare(args.compare, args.name or args.split)))
+        return
     metrics = evaluate_workdir(
         args.workdir,
         args.split,

@@ -11,14 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from cbam_flax import explain, statistics
+from cbam_flax import bootstrap, explain
 from cbam_flax.models import CBAMResNet
 from cbam_flax.step import scale_images
 
 MEASURES = ("pointing", "energy")
+UNTRAINED = 8  # models with random weights
 
 
 def coverage(boxes: np.ndarray, height: int, width: int, oversample: int = 8) -> np.ndarray:
@@ -61,7 +63,7 @@ def mean_box_map(boxes: np.ndarray, size: int = 32) -> np.ndarray:
 def with_intervals(
     scores: Mapping[str, Mapping[str, np.ndarray]],
     patient_id: np.ndarray,
-    resamples: int = statistics.RESAMPLES,
+    resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Means over images with intervals over patients, and each one's gain over the box area.
@@ -88,12 +90,12 @@ def with_intervals(
         mean = weights @ stacked / weights.sum(axis=1, keepdims=True)
         return dict(zip(columns, mean.T, strict=True))
 
-    samples = statistics.bootstrap(means, patient_id, resamples, seed)
+    samples = bootstrap.resample(means, patient_id, resamples, seed)
     patients = len(np.unique(patient_id))
     table: dict[str, dict[str, Any]] = {source: {} for source in scores}
     for column, values in columns.items():
         source, name = column.split()
-        table[source][name] = statistics.interval(values.mean(), samples[column], patients)
+        table[source][name] = bootstrap.interval(values.mean(), samples[column], patients)
     return table
 
 
@@ -104,7 +106,7 @@ def localise(
     images: np.ndarray,
     train_boxes: np.ndarray | None,
     limit: int,
-    resamples: int = statistics.RESAMPLES,
+    resamples: int = bootstrap.RESAMPLES,
 ) -> dict[str, Any] | None:
     """Scores all maps of the model, of random weights and of the baselines on the same films.
 
@@ -123,17 +125,26 @@ def localise(
     if not chosen.size:
         return None
     boxes, films = columns["boxes"][chosen], images[chosen]
-    untrained = dict(model.init(jax.random.key(0), scale_images(films[:1]), train=False))
     found = {}
-    methods = explain.methods_of(model)
-    with tqdm(total=2 * len(methods), desc="maps", delay=3, leave=False) as progress:
-        for prefix, weights in (("", variables), ("random_", untrained)):
-            for method in methods:
-                found[prefix + method] = score(explain.maps(method, model, weights, films), boxes)
-                progress.update()
+    for method in tqdm(explain.methods_of(model), "maps", delay=3, leave=False):
+        found[method] = score(explain.maps(method, model, variables, films), boxes)
+        found[f"random_{method}"] = score(_untrained_maps(method, model, films), boxes)
     if train_boxes is not None and any(map(len, train_boxes)):
         mean_box = mean_box_map(train_boxes)
         found["mean_box"] = score(np.broadcast_to(mean_box, (len(films), *mean_box.shape)), boxes)
     found["area"] = score(np.ones((len(films), 32, 32)), boxes)
     patient = columns["patient_id"][chosen]
     return {"n": int(chosen.size), "scores": with_intervals(found, patient, resamples)}
+
+
+def _untrained_maps(method: str, model: CBAMResNet, films: np.ndarray) -> np.ndarray:
+    """Maps of untrained models. Each film goes through one of several, because a single draw of
+    weights prefers bright or dark places by chance, the same ones in every film."""
+    parts = np.array_split(np.arange(len(films)), min(UNTRAINED, len(films)))
+    maps = []
+    for seed, part in enumerate(parts):
+        variables = dict(
+            model.init(jax.random.key(seed), scale_images(jnp.asarray(films[:1])), train=False)
+        )
+        maps.append(explain.maps(method, model, variables, films[part]))
+    return np.concatenate(maps)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from sklearn.calibration import calibration_curve
 
-from cbam_flax import overlay, statistics
+from cbam_flax import bootstrap, overlay, statistics
 
 Columns = Mapping[str, np.ndarray]
 BLUE, ORANGE, CYAN, GREY = "#0072B2", "#E69F00", "#56B4E9", "#666666"
@@ -112,19 +112,21 @@ def confusion(metrics: Mapping[str, Any]) -> Figure:
 def subgroup_forest(metrics: Mapping[str, Any]) -> Figure:
     """AUROC of every subgroup with its interval; hollow where the subgroup is small."""
     rows = [row for row in metrics["subgroups"] if row["auroc"]["value"] is not None]
-    figure, axes = _axes("AUROC", "", size=(5, 1.4 + 0.28 * len(rows)))
+    figure, axes = _axes("AUROC", "", size=(5, 1.2 + 0.5 * len(rows)))
     whole = metrics["auroc"]
     axes.axvspan(whole["low"], whole["high"], color=BLUE, alpha=0.15, lw=0)
-    axes.axvline(whole["value"], color=BLUE, label="all images")
+    axes.axvline(whole["value"], color=BLUE, label="all images, with interval")
     axes.axvline(0.5, color=GREY, ls=":", label="chance")
     for y, row in enumerate(rows):
         low, value, high = (row["auroc"][key] for key in ("low", "value", "high"))
-        axes.plot([low, high], [y, y], color="black", lw=1)
-        axes.plot(value, y, "s", color="black", mfc="white" if row["small"] else "black", ms=5)
-    labels = [f"{row['group']}: {row['member']} ({row['n_positive']}/{row['n']})" for row in rows]
-    axes.set_yticks(range(len(rows)), labels, fontsize=8)
-    axes.invert_yaxis()
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.5 / (1 + 0.1 * len(rows))))
+        axes.plot([low, high], [y, y], color="black", lw=1.5)
+        axes.plot(value, y, "s", color="black", mfc="white" if row["small"] else "black", ms=6)
+        text = f"{row['group']}: {row['member']} ({row['n_positive']:,} of {row['n']:,} positive)"
+        axes.text(0, y - 0.2, text, fontsize=8, transform=axes.get_yaxis_transform(), va="bottom")
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(len(rows) - 0.5, -1.4)
+    axes.legend(fontsize=8, loc="upper left", ncols=2, frameon=False)
     return figure
 
 
@@ -162,7 +164,7 @@ def films(
         maps: by name, (n, h, w), each film's scaled to its own range.
         titles: n lines.
     """
-    names = ["film", *maps]
+    names = ["", *maps]
     n, width = len(images), len(names)
     figure = Figure(figsize=(5, (5 / width + 0.35) * n), dpi=DPI, layout="constrained")
     for row, line in zip(figure.subplots(n, width, squeeze=False), range(n), strict=True):
@@ -179,7 +181,14 @@ def films(
                 sides = {"width": xmax - xmin, "height": ymax - ymin}
                 axes.add_patch(Rectangle((xmin - 0.5, ymin - 0.5), **sides, fill=False, ec=CYAN))
             axes.set_axis_off()
-            axes.set_title(name.replace("_", "-"), fontsize=7, color=GREY)
+            axes.text(
+                0.02,
+                0.02,
+                name.replace("_", "-"),
+                color="white",
+                fontsize=7,
+                transform=axes.transAxes,
+            )
         row[0].set_title(titles[line], fontsize=7, loc="left")
     return figure
 
@@ -222,6 +231,6 @@ def _band(
         rows = [read(t[t + f > 0], f[t + f > 0]) if t[-1] * f[-1] > 0 else nothing for t, f in both]
         return {"heights": np.array(rows)}
 
-    drawn = statistics.bootstrap(heights, predictions["patient_id"], BAND_RESAMPLES)["heights"]
+    drawn = bootstrap.resample(heights, predictions["patient_id"], BAND_RESAMPLES)["heights"]
     low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
     return low, high

@@ -44,7 +44,7 @@ body{font:16px/1.5 system-ui,sans-serif;color:#111;background:#fff;max-width:72r
 margin:auto;padding:1rem}
 h1{font-size:1.4rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
 h3{font-size:1rem;margin:.3rem 0}
-.headline{font-size:2.2rem;font-weight:700;line-height:1.2}
+.headline{font-size:1.7rem;font-weight:700;line-height:1.2}
 .warning{border-left:.4rem solid #D55E00;background:#fff4ec;padding:.5rem .8rem;margin:.5rem 0}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1rem}
 figure{margin:0;break-inside:avoid}img{max-width:100%;height:auto}
@@ -67,7 +67,7 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     prevalence = metrics["n_positive"] / metrics["n"]
     parts = [
         f"<h1>{_text(title)}</h1>",
-        f"<p class=headline>AUROC {shown(metrics['auroc'])}</p>",
+        _headline(metrics),
         f"<p>{metrics['n']:,} images of {metrics['n_patients']:,} patients, "
         f"{metrics['n_positive']:,} positive ({prevalence:.1%}). In brackets everywhere: the 95 % "
         f"interval from {metrics['bootstrap']['resamples']:,} resamples of patients.</p>",
@@ -91,6 +91,29 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         "<meta name=viewport content='width=device-width,initial-scale=1'>"
         f"<title>{_text(title)}</title><link rel=icon href='data:,'><style>{STYLE}</style>"
         f"<body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _headline(metrics: Mapping[str, Any]) -> str:
+    cards = [
+        ("AUROC", shown(metrics["auroc"]), ""),
+        (
+            "sensitivity / specificity",
+            f"{_short(metrics['sensitivity'])} / {_short(metrics['specificity'])}",
+            f"at probability {metrics['threshold']:.3f}, chosen on validation",
+        ),
+    ]
+    if metrics["baselines"]:
+        best = metrics["best_baseline"]
+        gain = shown(metrics["baselines"][best]["gain"])
+        cards.append(("AUROC above the best shortcut", gain, f"which is {best}"))
+    return (
+        "<div class=grid>"
+        + "".join(
+            f"<div><div>{name}</div><div class=headline>{value}</div><small>{note}</small></div>"
+            for name, value, note in cards
+        )
+        + "</div>"
     )
 
 
@@ -186,6 +209,10 @@ def _picture(pictures: Mapping[str, bytes], name: str, heading: str, alt: str) -
         f"<figure><h3>{heading}</h3>"
         f"<img alt='{heading}: {html.escape(alt)}' src='data:image/png;base64,{data}'></figure>"
     )
+
+
+def _short(figure: Mapping[str, float | None]) -> str:
+    return "undefined" if figure["value"] is None else f"{figure['value']:.2f}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,28 +1,20 @@
-"""Figures of a binary classifier and their intervals from a bootstrap over patients.
+"""The figures of a binary classifier, for the data as they are and for weighted images.
 
-The images of one patient are not independent, so whole patients are drawn with replacement: a
-resample is a vector of whole-number weights, one per image, equal within a patient (the cluster
-bootstrap: Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
-A statistic is a function of such weights, `(r, n) -> {name: (r,)}`, and works on many resamples
-at once. Everything is numpy in float64; scikit-learn gives the figures themselves.
+scikit-learn gives the figures themselves; the weighted forms, which work on many resamples at
+once, are what the bootstrap needs. Everything is float64.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import scipy.special
 import sklearn.metrics
 from numpy.typing import ArrayLike
 
-Weights = np.ndarray
-Statistic = Callable[[Weights], Mapping[str, np.ndarray]]
+from cbam_flax import bootstrap
+from cbam_flax.bootstrap import Interval, Statistic, Weights
 
-RESAMPLES = 2000
-LEVEL = 0.95
 ECE_BINS = 15
-DECIMALS = 5  # of every figure in metrics.json
-_CHUNK_ELEMENTS = 2_000_000  # of weights held at once, 16 MB
 
 
 def figures(label: np.ndarray, probability: np.ndarray, threshold: float) -> dict[str, float]:
@@ -125,67 +117,16 @@ def curve_statistic(
     return curve
 
 
-def bootstrap(
-    statistic: Statistic, patient_id: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """`statistic` on `resamples` draws of as many patients as there are, (resamples,) each.
-
-    The draws are a function of the seed and of the set of patients alone: not of the order of
-    the images, and the same for every statistic, which is what makes differences paired.
-    """
-    patients, of_image = np.unique(np.asarray(patient_id, str), return_inverse=True)
-    n = len(patients)
-    rng = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK_ELEMENTS // max(1, of_image.size))
-    parts = []
-    for start in range(0, resamples, chunk):
-        r = min(chunk, resamples - start)
-        drawn = rng.integers(n, size=(r, n)) + n * np.arange(r)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=r * n).reshape(r, n)
-        parts.append(statistic(weights[:, of_image].astype(np.float64)))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def interval(
-    value: float, samples: np.ndarray, patients: int, level: float = LEVEL
-) -> dict[str, float | None]:
-    """The figure with its interval, `{"value", "low", "high"}`, rounded; None where undefined.
-
-    Bias-corrected percentiles (Efron 1987, Better bootstrap confidence intervals, without the
-    acceleration), expanded by Student's t for the number of patients behind the figure, because
-    percentiles are too narrow for few of them (Hesterberg 2015, What teachers should know about
-    the bootstrap, section 5.3). Resamples that leave the figure undefined are left out.
-    """
-    samples = samples[np.isfinite(samples)]
-    if not np.isfinite(value) or not samples.size or not patients:
-        return {"value": None, "low": None, "high": None}
-    below = np.mean(samples < value) + np.mean(samples == value) / 2
-    shift = scipy.special.ndtri(np.clip(below, 1 / samples.size, 1 - 1 / samples.size))
-    m = max(2, patients)
-    tail = scipy.special.stdtrit(m - 1, (1 + level) / 2) * np.sqrt(m / (m - 1))
-    low, high = np.quantile(samples, scipy.special.ndtr(2 * shift + np.array([-tail, tail])))
-    return _rounded(value, min(low, value), max(high, value))
-
-
-def exact_interval(value: float, patients: int, level: float = LEVEL) -> dict[str, float | None]:
-    """The binomial limit of a figure that is exactly 0 or 1 (Clopper and Pearson 1934).
-
-    Every resample of such a figure is the same, so that a bootstrap would give it no width.
-    """
-    limit = ((1 - level) / 2) ** (1 / patients)
-    return _rounded(value, limit, 1.0) if value == 1 else _rounded(value, 0.0, 1 - limit)
-
-
 def figures_with_intervals(
     label: np.ndarray,
     probability: np.ndarray,
     patient_id: np.ndarray,
     threshold: float,
-    resamples: int = RESAMPLES,
+    resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
-) -> dict[str, dict[str, float | None]]:
+) -> dict[str, Interval]:
     """Every figure of `figures` with its interval over patients."""
-    samples = bootstrap(
+    samples = bootstrap.resample(
         figures_statistic(label, probability, threshold), patient_id, resamples, seed
     )
     values = figures(label, probability, threshold)
@@ -197,9 +138,9 @@ def figures_with_intervals(
     for name, value in values.items():
         varies = np.any(np.abs(samples[name] - value) > 0)  # and is not undefined
         if value in (0, 1) and not varies and patients[name]:
-            found[name] = exact_interval(value, patients[name])
+            found[name] = bootstrap.exact_interval(value, patients[name])
         else:
-            found[name] = interval(value, samples[name], patients[name])
+            found[name] = bootstrap.interval(value, samples[name], patients[name])
     return found
 
 
@@ -234,11 +175,6 @@ def predictive_values(
     found, missed = sensitivity * prevalence, (1 - sensitivity) * prevalence
     cleared, alarmed = specificity * (1 - prevalence), (1 - specificity) * (1 - prevalence)
     return _ratio(found, found + alarmed), _ratio(cleared, cleared + missed)
-
-
-def _rounded(value: float, low: float, high: float) -> dict[str, float | None]:
-    numbers = {"value": value, "low": low, "high": high}
-    return {name: round(float(number), DECIMALS) for name, number in numbers.items()}
 
 
 def _area(true: np.ndarray, false: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cbam_flax import statistics
+from cbam_flax import bootstrap, statistics
 
 AGE_BANDS = (0, 18, 40, 60, 80, np.inf)  # years, each from its lower bound on
 SMALL = 10  # fewer patients than this in either class say little
@@ -36,7 +36,7 @@ def subgroups(columns: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str, np.
 def subgroup_figures(
     predictions: Mapping[str, np.ndarray],
     threshold: float,
-    resamples: int = statistics.RESAMPLES,
+    resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """One row for each subgroup: counts, whether it is small, and `FIGURES` with intervals."""

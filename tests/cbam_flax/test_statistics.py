@@ -3,7 +3,7 @@ import pytest
 import scipy.special
 import sklearn.metrics
 
-from cbam_flax import statistics
+from cbam_flax import bootstrap, statistics
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_patients_are_drawn_whole(data):
             assert (w[:, None] == w[None, :])[same].all()
         return {"patients": weights @ (1 / same.sum(axis=1))}
 
-    drawn = statistics.bootstrap(check, patient, resamples=50)["patients"]
+    drawn = bootstrap.resample(check, patient, resamples=50)["patients"]
     np.testing.assert_allclose(drawn, len(np.unique(patient)))
 
 
@@ -78,7 +78,7 @@ def test_bootstrap_ignores_the_order_of_images_and_the_size_of_chunks(data, monk
     first = statistics.figures_with_intervals(label, probability, patient, **kwargs)
     shuffled = (x[order] for x in (label, probability, patient))
     assert statistics.figures_with_intervals(*shuffled, **kwargs) == first
-    monkeypatch.setattr(statistics, "_CHUNK_ELEMENTS", 200 * 7)
+    monkeypatch.setattr(bootstrap, "_CHUNK_ELEMENTS", 200 * 7)
     assert statistics.figures_with_intervals(label, probability, patient, **kwargs) == first
     other = statistics.figures_with_intervals(label, probability, patient, **kwargs, seed=1)
     assert other != first
@@ -133,12 +133,12 @@ def test_interval_holds_the_truth_of_a_simulated_population():
     held = 0
     for seed in range(200):
         of_patient = np.repeat(rng.normal(size=40), 3)  # three equal images each
-        samples = statistics.bootstrap(
+        samples = bootstrap.resample(
             lambda w, x=of_patient: {"mean": w @ x / w.sum(axis=1)},
             np.repeat(np.arange(40), 3),
             resamples=300,
             seed=seed,
         )
-        found = statistics.interval(of_patient.mean(), samples["mean"], patients=40)
+        found = bootstrap.interval(of_patient.mean(), samples["mean"], patients=40)
         held += found["low"] <= 0 <= found["high"]
     assert 0.90 <= held / 200 <= 0.99
