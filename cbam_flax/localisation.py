@@ -7,6 +7,7 @@ looked: the boxes' share of the image's area, which is what a uniform map gets o
 box of the training split, and a model with random weights.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -125,10 +126,15 @@ def localise(
     if not chosen.size:
         return None
     boxes, films = columns["boxes"][chosen], images[chosen]
+    init = jax.jit(functools.partial(model.init, train=False))
+    one = scale_images(jnp.asarray(films[:1]))
+    untrained = [dict(init(jax.random.key(seed), one)) for seed in range(UNTRAINED)]
     found = {}
     for method in tqdm(explain.methods_of(model), "maps", delay=3, leave=False):
         found[method] = score(explain.maps(method, model, variables, films), boxes)
-        found[f"random_{method}"] = score(_untrained_maps(method, model, films), boxes)
+        found[f"random_{method}"] = score(
+            _maps_of_untrained(untrained, method, model, films), boxes
+        )
     if train_boxes is not None and any(map(len, train_boxes)):
         mean_box = mean_box_map(train_boxes)
         found["mean_box"] = score(np.broadcast_to(mean_box, (len(films), *mean_box.shape)), boxes)
@@ -137,14 +143,16 @@ def localise(
     return {"n": int(chosen.size), "scores": with_intervals(found, patient, resamples)}
 
 
-def _untrained_maps(method: str, model: CBAMResNet, films: np.ndarray) -> np.ndarray:
-    """Maps of untrained models. Each film goes through one of several, because a single draw of
-    weights prefers bright or dark places by chance, the same ones in every film."""
-    parts = np.array_split(np.arange(len(films)), min(UNTRAINED, len(films)))
-    maps = []
-    for seed, part in enumerate(parts):
-        variables = dict(
-            model.init(jax.random.key(seed), scale_images(jnp.asarray(films[:1])), train=False)
-        )
-        maps.append(explain.maps(method, model, variables, films[part]))
-    return np.concatenate(maps)
+def _maps_of_untrained(
+    models: Sequence[dict[str, Any]], method: str, model: CBAMResNet, films: np.ndarray
+) -> np.ndarray:
+    """Maps for which each film goes through one of several draws of weights: a single draw
+    prefers bright or dark places by chance, the same ones in every film."""
+    parts = np.array_split(np.arange(len(films)), len(models))
+    return np.concatenate(
+        [
+            explain.maps(method, model, variables, films[part])
+            for variables, part in zip(models, parts, strict=True)
+            if part.size
+        ]
+    )

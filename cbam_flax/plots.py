@@ -19,6 +19,7 @@ Columns = Mapping[str, np.ndarray]
 BLUE, ORANGE, CYAN, GREY = "#0072B2", "#E69F00", "#56B4E9", "#666666"
 DPI = 160
 BAND_RESAMPLES = 500
+DASH = "\N{EN DASH}"
 _GRID = np.linspace(0, 1, 201)
 
 
@@ -66,7 +67,7 @@ def reliability(predictions: Columns, metrics: Mapping[str, Any]) -> Figure:
     ):
         observed, predicted = calibration_curve(predictions["label"], probability, n_bins=10)
         axes.plot(predicted, observed, style, color=colour, label=f"{name}, ECE {shown(ece)}")
-    axes.legend(loc="upper left", fontsize=8)
+    axes.legend(fontsize=8)
     return figure
 
 
@@ -197,7 +198,7 @@ def shown(figure: Mapping[str, float | None]) -> str:
     """`0.874 (0.85-0.90)`: a figure with its interval, for people."""
     if figure["value"] is None:
         return "undefined"
-    return f"{figure['value']:.3f} ({figure['low']:.3f}\N{EN DASH}{figure['high']:.3f})"
+    return f"{figure['value']:.3f} ({figure['low']:.3f}{DASH}{figure['high']:.3f})"
 
 
 def _axes(xlabel: str, ylabel: str, size: tuple[float, float] = (4.6, 3.6)) -> tuple[Figure, Axes]:

@@ -8,18 +8,18 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cbam_flax.plots import shown
+from cbam_flax.plots import DASH, shown
 
 # File, heading, and what the picture shows, for those who cannot see it.
-PICTURES = (
+CURVES = (
     ("roc", "ROC curve", "sensitivity against 1 - specificity, with its 95 % band"),
     ("precision_recall", "Precision and recall", "precision against recall, with its 95 % band"),
     ("reliability", "Calibration", "observed frequency against predicted probability"),
     ("scores", "Scores by class", "histograms of the calibrated probability by class"),
     ("confusion", "Operating point", "confusion matrix at the threshold"),
-    ("subgroups", "Subgroups", "AUROC of each subgroup with its interval"),
-    ("training", "Training", "training loss and validation AUROC by step"),
 )
+FOREST = ("subgroups", "AUROC by subgroup", "AUROC of each subgroup with its interval")
+TRAINING = ("training", "Training", "training loss and validation AUROC by step")
 FILMS = (
     ("mistakes", "Confident mistakes", "films that the model is most wrong about, with its maps"),
     ("examples", "Examples drawn at random", "random films with the model's maps"),
@@ -51,7 +51,7 @@ figure{margin:0;break-inside:avoid}img{max-width:100%;height:auto}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #ccc;
 vertical-align:top}
-td{overflow-wrap:anywhere}small,.small{color:#555}
+.long td{overflow-wrap:anywhere;font-size:.8rem}small,.small{color:#555}
 @media print{body{max-width:none;font-size:11px}details>*{display:block}h2{break-after:avoid}}
 """
 
@@ -75,15 +75,17 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         "<h2>Figures</h2>",
         _figures(metrics),
         "<div class=grid>",
-        *(_picture(pictures, *picture) for picture in PICTURES),
+        *(_picture(pictures, *picture) for picture in CURVES),
         "</div>",
         _baselines(metrics),
         _subgroups(metrics),
+        _picture(pictures, *FOREST),
         _localisation(metrics),
         *(_picture(pictures, *picture) for picture in FILMS),
         _data(metrics),
+        _picture(pictures, *TRAINING),
         "<h2>Provenance</h2>",
-        _table(("", ""), _flatten(metrics["provenance"])),
+        f"<div class=long>{_table(('', ''), _flatten(metrics['provenance']))}</div>",
         "<p class=small>Research only. Not a medical device.</p>",
     ]
     return (
@@ -235,4 +237,5 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
 
 
 def _text(value: Any) -> str:
-    return html.escape(str(value))
+    """Escaped, with intervals kept on one line."""
+    return html.escape(str(value)).replace(DASH, f"&NoBreak;{DASH}&NoBreak;")
