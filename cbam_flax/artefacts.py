@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from cbam_flax.bundle import ARTEFACTS
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from cbam_flax.models.cbam_resnet import CBAMResNet
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-SOURCE_FOLDERS = r".*/(?=(cbam_flax|site-packages)/)"
+SOURCE_FOLDERS = r".*/(?=[^/]+/[^/]+$)"  # all but the last: models/attention.py
 
 
 def inference_function(
@@ -52,9 +53,9 @@ def write(folder: pathlib.Path, infer: Callable[..., Any], image_size: int) -> N
 
     # Both StableHLO forms carry the source of each operation; not where it lay on this machine.
     jax.config.update("jax_hlo_source_file_canonicalization_regex", SOURCE_FOLDERS)
-    write_stablehlo(folder / ARTEFACTS["jax"], infer, image_size)
-    write_onnx(folder / ARTEFACTS["onnx"], infer, image_size)
-    write_saved_model(folder / ARTEFACTS["tensorflow"], infer, image_size)
+    writers = {"jax": write_stablehlo, "onnx": write_onnx, "tensorflow": write_saved_model}
+    for runtime, write_one in tqdm(writers.items(), "writing", unit="artefact"):
+        write_one(folder / ARTEFACTS[runtime], infer, image_size)
 
 
 def write_stablehlo(path: pathlib.Path, infer: Callable[..., Any], image_size: int) -> None:

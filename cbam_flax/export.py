@@ -3,6 +3,7 @@
 import argparse
 import functools
 import json
+import logging
 import os
 import pathlib
 import subprocess
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from cbam_flax import artefacts, runtimes
 from cbam_flax import bundle as bundle_lib
@@ -80,7 +82,7 @@ def verify(
         inputs = pathlib.Path(scratch) / "images.npy"
         np.save(inputs, images)
         run = functools.partial(_run_alone, folder, inputs)
-        results = pool.map(run, bundle_lib.ARTEFACTS)
+        results = tqdm(pool.map(run, bundle_lib.ARTEFACTS), "verifying", 3, unit="artefact")
         for name, outputs in zip(bundle_lib.ARTEFACTS.values(), results, strict=True):
             difference = max(float(np.abs(outputs[key] - expected[key]).max()) for key in expected)
             # Written so that a NaN fails too.
@@ -173,6 +175,7 @@ def main() -> None:
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "TF_ENABLE_ONEDNN_OPTS": "0",
     }
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns that it only reads
 
     from cbam_flax.checkpoint import load_for_inference
     from cbam_flax.model_card import model_card

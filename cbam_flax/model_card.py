@@ -36,9 +36,14 @@ LIMITS = """\
   model does not.
 - The attention map shows where the gate is open. It is no proof of the reason for a score."""
 SHORTCUTS = """\
-In the RSNA data the view alone predicts the label well (AP films are taken of patients too ill to
-stand), and so do age, sex and pixel spacing a little. The table sets such baselines, which never
-see the image, beside the model on the same films."""
+A model can score well by what goes with the disease instead of by the disease. In the RSNA data the
+view alone does it to a degree (AP films are taken of patients too ill to stand); age, sex and pixel
+spacing add a little. The table sets such baselines, which never see the image, beside the model on
+the same films."""
+ATTRIBUTION = """\
+Where these are the films of the RSNA Pneumonia Detection Challenge (2018), credit RSNA and the
+Society of Thoracic Radiology for the annotations (Shih et al. 2019) and the NIH for the films
+(Wang et al. 2017)."""
 NO_METRICS = (
     "The run has no evaluation of this checkpoint on the test split, so this card can state no "
     "figure. Run `python -m cbam_flax.evaluate --workdir=... --split=test` and export again."
@@ -94,19 +99,20 @@ def _data(run: Run) -> str:
         f"{counts['rejected']:,} refused. Split by **{manifest['split_scheme']}**. "
         f"Preprocessing: {settings}.\n\n"
         + _table(("split", "images", "patients", "positive"), rows)
+        + (f"\n\n{ATTRIBUTION}" if manifest["dataset"].startswith("rsna") else "")
     )
 
 
 def _results(metrics: dict[str, Any]) -> str:
     rows = [(title, _interval(metrics[name])) for name, title in FIGURES.items() if name in metrics]
-    found = "".join(f"> **{warning}**\n>\n" for warning in metrics["warnings"])
+    found = "".join(f"> **{warning}**\n\n" for warning in metrics["warnings"])
     confusion = ", ".join(f"{name} {count}" for name, count in metrics["confusion"].items())
     prevalence = [
         (f"{row['prevalence']:.0%}", _interval(row["ppv"]), _interval(row["npv"]))
         for row in metrics["at_prevalence"]
     ]
     return (
-        f"{found}\n{metrics['n']:,} images of {metrics['n_patients']:,} patients, "
+        f"{found}{metrics['n']:,} images of {metrics['n_patients']:,} patients, "
         f"{metrics['n_positive']:,} positive. 95 % intervals from a bootstrap over patients.\n\n"
         + _table(("figure", "value (95 % interval)"), rows)
         + f"\n\nAt the operating point: {confusion}.\n\n"

@@ -85,3 +85,29 @@ def write_dicom():
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def draw_variables():
+    """A function (model, image size) -> variables with which logits and maps differ between images.
+
+    Drawn by numpy, because compiling the model's initialisers takes longer than most tests.
+    """
+    import jax
+    import numpy as np
+
+    def draw(model, image_size: int):
+        images = jax.ShapeDtypeStruct((1, image_size, image_size, 1), np.float32)
+        shapes = jax.eval_shape(model.init, {"params": jax.random.key(0)}, images)
+        rng = np.random.default_rng(1)
+
+        def draw_one(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+            kind = path[-1].key
+            if kind in ("scale", "var"):
+                return rng.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype)
+            spread = 1.4 / np.sqrt(np.prod(leaf.shape[:-1])) if kind == "kernel" else 0.1
+            return rng.normal(0, spread, leaf.shape).astype(leaf.dtype)
+
+        return jax.tree_util.tree_map_with_path(draw_one, shapes)
+
+    return draw

@@ -1,4 +1,4 @@
-"""The SavedModel is tested with the commands, in tests/integration/test_export_predict.py."""
+"""ONNX and SavedModel are tested with the commands, in tests/integration/test_export_predict.py."""
 
 import functools
 
@@ -16,21 +16,9 @@ CALIBRATION = {"scale": 1.7, "bias": -0.4}
 
 
 @pytest.fixture(scope="module")
-def model():
+def model(draw_variables):
     model = create_model({"width": 0.0625, "reduction": 4, "hidden": 16, "dtype": "float32"})
-    images = jnp.zeros((1, SIZE, SIZE, 1))
-    shapes = jax.eval_shape(model.init, {"params": jax.random.key(1)}, images)
-    rng = np.random.default_rng(1)
-
-    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        kind = path[-1].key
-        if kind in ("scale", "var"):
-            return rng.uniform(0.5, 1.5, leaf.shape).astype(leaf.dtype)
-        spread = 1.4 / np.sqrt(np.prod(leaf.shape[:-1])) if kind == "kernel" else 0.1
-        return rng.normal(0, spread, leaf.shape).astype(leaf.dtype)
-
-    # In numpy, because compiling the initialisers takes longer than all that is tested here.
-    return model, jax.tree_util.tree_map_with_path(draw, shapes)
+    return model, draw_variables(model, SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -81,16 +69,3 @@ def test_stablehlo_runs_on_three_platforms_at_any_batch_size(model, images, tmp_
         found = run(images[:count])
         for name in ("probability", "attention"):
             np.testing.assert_allclose(found[name], expected[name], atol=1e-6)
-
-
-def test_onnx_gives_the_same_at_any_batch_size(model, images, tmp_path):
-    infer = artefacts.inference_function(*model, CALIBRATION)
-    artefacts.write_onnx(tmp_path / "m.onnx", infer, SIZE)
-    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(model[1]))
-    assert (tmp_path / "m.onnx").stat().st_size < 2 * parameters + 200_000  # they are there once
-    run = runtimes.load_onnx(tmp_path / "m.onnx")
-    for count in (1, 5):
-        expected = jax.jit(infer)(images[:count])
-        found = run(images[:count])
-        for name in ("probability", "attention"):
-            np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
