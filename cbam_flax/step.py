@@ -128,16 +128,22 @@ def train_step(
         gradients = jax.tree.map(lambda total, g: total + g / pieces, gradients, gradient)
         return (gradients, batch_stats), (loss, logits)
 
-    # Piece i takes every pieces-th example, so that each device works on its own part of each.
-    cut = lambda x: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1)  # noqa: E731
-    (gradients, batch_stats), (losses, logits) = jax.lax.scan(
-        accumulate,
-        (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats),
-        (cut(images), cut(labels), jax.random.split(dropout_key, pieces)),
-        unroll=pieces == 1,  # XLA on CPUs runs convolutions inside a loop fifteen times slower
-    )
+    carry = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats)
+    if (
+        pieces == 1
+    ):  # not a loop of one: XLA on CPUs runs the convolutions in a loop 15 times slower
+        (gradients, batch_stats), (loss, logits) = accumulate(carry, (images, labels, dropout_key))
+    else:
+        # Piece i takes every pieces-th example, so that each device works on its own part of each.
+        images, labels = (
+            x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1) for x in (images, labels)
+        )
+        (gradients, batch_stats), (losses, logits) = jax.lax.scan(
+            accumulate, carry, (images, labels, jax.random.split(dropout_key, pieces))
+        )
+        loss = losses.mean()
 
-    loss, gradient_norm = losses.mean(), optax.tree.norm(gradients)
+    gradient_norm = optax.tree.norm(gradients)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     new = state.replace(
@@ -150,7 +156,7 @@ def train_step(
     new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
     metrics = {
         "loss": loss,
-        "accuracy": jnp.mean((logits > 0) == (cut(labels) > 0.5)),
+        "accuracy": jnp.mean((logits > 0) == (labels > 0.5)),
         "gradient_norm": gradient_norm,
         "skipped": ~finite,
     }
