@@ -41,7 +41,7 @@ def default_config() -> ConfigDict:
     config.shuffle_labels = False  # negative control: train on permuted labels
     config.duration = duration(epochs=30.0)
 
-    config.evaluate = ConfigDict({"every": duration(epochs=1.0), "batch_size": 64})
+    config.evaluate = ConfigDict({"every": duration(epochs=1.0), "batch_size": 16})
     config.checkpoint = ConfigDict(
         {"every": duration(epochs=1.0), "keep_latest": 2, "keep_best": 1}
     )

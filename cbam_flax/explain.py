@@ -21,6 +21,7 @@ OCCLUDER = 0.25  # side of the occluding square, of the image's
 OCCLUSION_GRID = 8  # positions of the square along each side
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def attention(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.Array:
     """The spatial gate of the last block that has one.
 
@@ -33,6 +34,7 @@ def attention(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax
     return gates[max(gates)].astype(jnp.float32)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def grad_cam(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.Array:
     """Grad-CAM of the last block's output (Selvaraju et al. 2017, equations 1 and 2)."""
     model = model.clone(remat=False)  # a recomputed block would be intercepted twice
@@ -73,16 +75,21 @@ def occlusion(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax
     pixel = (jnp.arange(size) + 0.5) / size
     centre = (jnp.arange(OCCLUSION_GRID) + 0.5) / OCCLUSION_GRID
     near = jnp.abs(pixel[None, :] - centre[:, None]) <= OCCLUDER / 2  # (grid, S)
-    grey = images.mean(axis=(1, 2), keepdims=True).astype(images.dtype)
 
-    def logits_without(position: jax.Array) -> jax.Array:
-        row, column = jnp.divmod(position, OCCLUSION_GRID)
-        covered = near[row][:, None] & near[column][None, :]
-        return eval_step(variables, jnp.where(covered, grey, images), model=model)
-
-    logits = jax.lax.map(logits_without, jnp.arange(OCCLUSION_GRID**2))  # (grid * grid, B)
-    fall = eval_step(variables, images, model=model) - logits
+    # Calls one after the other: XLA on CPUs runs convolutions inside a loop 15 times slower.
+    covered = [row[:, None] & column[None, :] for row in near for column in near]
+    logits = jnp.stack([_logits_without(model, variables, images, place) for place in covered])
+    fall = _logits_without(model, variables, images, jnp.zeros_like(covered[0])) - logits
     return fall.T.reshape(-1, OCCLUSION_GRID, OCCLUSION_GRID)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits_without(
+    model: CBAMResNet, variables: Variables, images: jax.Array, covered: jax.Array
+) -> jax.Array:
+    """Logits (B,) with the image's mean grey where `covered`, bool (S, S), is True."""
+    grey = images.mean(axis=(1, 2), keepdims=True).astype(images.dtype)
+    return eval_step(variables, jnp.where(covered, grey, images), model=model)
 
 
 METHODS = {"attention": attention, "grad_cam": grad_cam, "occlusion": occlusion}
@@ -98,16 +105,10 @@ def maps(
     method: str, model: CBAMResNet, variables: Variables, images: np.ndarray, batch_size: int = 8
 ) -> np.ndarray:
     """The maps (N, h, w) of many images, a batch at a time on the default device."""
-    compute = _compiled(METHODS[method], model)
     found = []
     for start in range(0, len(images), batch_size):
         batch = np.asarray(images[start : start + batch_size])
         filled = np.zeros((batch_size, *batch.shape[1:]), np.uint8)
         filled[: len(batch)] = batch
-        found.append(jax.device_get(compute(variables, filled))[: len(batch)])
+        found.append(jax.device_get(METHODS[method](model, variables, filled))[: len(batch)])
     return np.concatenate(found)
-
-
-@functools.lru_cache(maxsize=8)
-def _compiled(method: Callable[..., jax.Array], model: CBAMResNet) -> Any:
-    return jax.jit(functools.partial(method, model))
