@@ -73,12 +73,12 @@ def _regression(train: Columns, columns: Columns, names: tuple[str, ...]) -> np.
 
 
 def _categories(columns: Columns, names: tuple[str, ...]) -> np.ndarray:
-    """Text (n, len(names)); numbers become classes, and missing ones ("nan") are a class too."""
-    step = {"age": 10.0, "spacing": 0.01}  # years, mm
-    cells = [
-        np.floor(columns[name] / step[name]).astype(str) if name in step else columns[name]
-        for name in names
-    ]
+    """Text (n, len(names)): ages by decade, spacings to the micrometre, missing as they are."""
+    grouped = {
+        "age": lambda years: np.floor(years / 10).astype(str),
+        "spacing": lambda millimetres: np.round(millimetres, 3).astype(str),
+    }
+    cells = [grouped.get(name, lambda text: text)(columns[name]) for name in names]
     return np.stack(cells, axis=1)
 
 

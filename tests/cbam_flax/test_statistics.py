@@ -58,19 +58,6 @@ def test_expected_calibration_error_by_hand():
     assert statistics.expected_calibration_error(label, probability) == pytest.approx(expected)
 
 
-def test_patients_are_drawn_whole(data):
-    _, _, patient = data
-    same = patient[:, None] == patient[None, :]
-
-    def check(weights):
-        for w in weights:
-            assert (w[:, None] == w[None, :])[same].all()
-        return {"patients": weights @ (1 / same.sum(axis=1))}
-
-    drawn = bootstrap.resample(check, patient, resamples=50)["patients"]
-    np.testing.assert_allclose(drawn, len(np.unique(patient)))
-
-
 def test_bootstrap_ignores_the_order_of_images_and_the_size_of_chunks(data, monkeypatch):
     label, probability, patient = data
     order = np.random.default_rng(1).permutation(200)
@@ -126,19 +113,3 @@ def test_predictive_values_by_bayes():
     ppv, npv = statistics.predictive_values(np.array(0.9), np.array(0.8), 0.1)
     assert ppv == pytest.approx(0.09 / (0.09 + 0.18))
     assert npv == pytest.approx(0.72 / (0.72 + 0.01))
-
-
-def test_interval_holds_the_truth_of_a_simulated_population():
-    rng = np.random.default_rng(0)
-    held = 0
-    for seed in range(200):
-        of_patient = np.repeat(rng.normal(size=40), 3)  # three equal images each
-        samples = bootstrap.resample(
-            lambda w, x=of_patient: {"mean": w @ x / w.sum(axis=1)},
-            np.repeat(np.arange(40), 3),
-            resamples=300,
-            seed=seed,
-        )
-        found = bootstrap.interval(of_patient.mean(), samples["mean"], patients=40)
-        held += found["low"] <= 0 <= found["high"]
-    assert 0.90 <= held / 200 <= 0.99
