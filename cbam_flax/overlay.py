@@ -10,7 +10,8 @@ STRIP = 96  # height of the band of text on top
 TEXT = 18  # size of its letters, in pixels
 NOTICE = "RESEARCH ONLY - NOT FOR CLINICAL USE"
 COLOURS = cv2.COLORMAP_INFERNO  # rises in lightness, so it reads without colour vision and in print
-OPACITY = 0.6  # of the map where it is largest; where it is smallest the plain film shows
+OPACITY = 0.5  # of the map where it is largest; where it is smallest the plain film shows
+MIN_WIDTH = 960  # of the whole picture, so that the text fits over a narrow film
 
 
 def draw(
@@ -25,17 +26,17 @@ def draw(
         lines: at most two lines of text, of characters that the font of OpenCV has.
 
     Returns:
-        uint8 (96 + H, 2 W, 3), RGB.
+        uint8 (96 + H, at least 2 W, 3), RGB.
     """
     film = cv2.cvtColor(panel, cv2.COLOR_GRAY2RGB)
-    picture = np.zeros((STRIP + film.shape[0], 2 * film.shape[1], 3), np.uint8)
-    picture[STRIP:] = np.hstack([film, film])
+    height, width = panel.shape
+    picture = np.zeros((STRIP + height, max(2 * width, MIN_WIDTH), 3), np.uint8)
+    picture[STRIP:, : 2 * width] = np.hstack([film, film])
     legend = "this model has no attention map"
     if attention.size > 1:
         low, high = float(attention.min()), float(attention.max())
         shown = (attention - low) / max(high - low, 1e-6)
-        right = picture[STRIP:, film.shape[1] :]
-        right[:] = blend(film, place(shown, box, panel.shape))
+        picture[STRIP:, width : 2 * width] = blend(film, place(shown, box, panel.shape))
         legend = f"attention {low:.2f} (clear) to {high:.2f} (bright)"
     for number, line in enumerate([*lines, f"{NOTICE}   {legend}"]):
         _write(picture, line, (8, (number + 1) * STRIP // 4 + 8))
@@ -80,7 +81,8 @@ def blend(film: np.ndarray, shown: np.ndarray) -> np.ndarray:
     """RGB film under a map in [0, 1]: the larger the value, the brighter and the less film."""
     colours = cv2.applyColorMap((shown * 255).astype(np.uint8), COLOURS)
     colours = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
-    opacity = OPACITY * shown[..., None]
+    # Squared, so that a map that is high nearly everywhere still shows where it is highest.
+    opacity = OPACITY * shown[..., None] ** 2
     return np.clip(film * (1 - opacity) + colours * opacity, 0, 255).astype(np.uint8)
 
 

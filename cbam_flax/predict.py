@@ -155,8 +155,8 @@ def main() -> int:
         )
     if summary.without_dicom:
         print(
-            f"{summary.without_dicom} films have no valid study, series or instance UID to refer "
-            f"to, so there is no DICOM output for them"
+            f"no DICOM output for {summary.without_dicom} of the scored films: they have no valid "
+            f"study, series and instance UID to refer to"
         )
     print(f"{summary.scored} scored, {summary.refused} refused: {arguments.out}")
     return 0 if summary.scored else 1

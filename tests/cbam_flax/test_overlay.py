@@ -37,26 +37,37 @@ def test_a_panel_keeps_aspect_and_grey_levels():
 
 
 def test_the_film_stays_visible_on_the_left_and_under_low_attention():
-    panel = np.random.default_rng(0).integers(0, 256, (768, 400), np.uint8)
+    panel = np.random.default_rng(0).integers(0, 256, (768, 500), np.uint8)
     attention = np.zeros((4, 4), np.float32)
     attention[3] = 0.9
     picture = overlay.draw(panel, attention, WHOLE, ["name", "score"])
-    assert picture.shape == (overlay.STRIP + 768, 800, 3)
+    assert picture.shape == (overlay.STRIP + 768, 1000, 3)
     film = np.repeat(panel[..., None], 3, 2)
-    np.testing.assert_array_equal(picture[overlay.STRIP :, :400], film)
-    top, bottom = picture[overlay.STRIP :, 400:][:90], picture[overlay.STRIP :, 400:][-90:]
+    np.testing.assert_array_equal(picture[overlay.STRIP :, :500], film)
+    top, bottom = picture[overlay.STRIP :, 500:][:90], picture[overlay.STRIP :, 500:][-90:]
     np.testing.assert_array_equal(top, film[:90])
     assert np.abs(bottom.astype(int) - film[-90:]).mean() > 30
     assert picture[: overlay.STRIP].max() > 200  # the words
 
 
 def test_a_model_without_a_map_shows_the_film_twice():
-    panel = np.random.default_rng(0).integers(0, 256, (768, 400), np.uint8)
+    panel = np.random.default_rng(0).integers(0, 256, (768, 500), np.uint8)
     picture = overlay.draw(panel, np.zeros((1, 1), np.float32), WHOLE, ["name"])
-    np.testing.assert_array_equal(picture[overlay.STRIP :, :400], picture[overlay.STRIP :, 400:])
+    np.testing.assert_array_equal(picture[overlay.STRIP :, :500], picture[overlay.STRIP :, 500:])
 
 
 def test_png_keeps_every_pixel_and_its_colour():
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     decoded = cv2.imdecode(np.frombuffer(overlay.encode_png(picture), np.uint8), cv2.IMREAD_COLOR)
     np.testing.assert_array_equal(decoded[..., ::-1], picture)
+
+
+def test_the_words_fit_over_a_narrow_film():
+    panel = np.full((768, 100), 7, np.uint8)
+    picture = overlay.draw(panel, np.zeros((1, 1), np.float32), WHOLE, ["name"])
+    assert picture.shape == (overlay.STRIP + 768, overlay.MIN_WIDTH, 3)
+    assert (picture[overlay.STRIP :, :200] == 7).all()
+    assert not picture[overlay.STRIP :, 200:].any()
+    words = picture[: overlay.STRIP].max((0, 2))
+    assert words[300:500].max() > 200
+    assert not words[-10:].any()

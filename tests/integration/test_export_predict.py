@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -156,24 +157,27 @@ def test_predict_equals_the_training_code(bundle, films, expected, tmp_path, run
     assert [row["decision"] for row in rows] == wanted
 
 
-def test_the_saved_model_answers_to_tensorflow_alone(bundle, films, expected, tmp_path):
+SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "inference.md").read_text(), re.S)
+
+
+@pytest.mark.parametrize(
+    ("package", "absent"),
+    [
+        ("jax", ["flax", "tensorflow", "onnxruntime"]),
+        ("onnxruntime", ["jax", "flax", "tensorflow"]),
+        ("tensorflow", ["jax", "flax", "onnxruntime"]),
+    ],
+)
+def test_an_artefact_is_served_as_documented(bundle, films, expected, tmp_path, package, absent):
+    """docs/inference.md, with other packages impossible to import, as if not installed."""
+    [snippet] = [text for text in SNIPPETS if f"import {package}" in text]
     squares = [fit_image(read_radiograph(path).image, SIZE)[0] for path in films]
     np.save(tmp_path / "images.npy", np.stack(squares)[..., None].astype(np.float32) / 255)
-    script = """
-import sys
-sys.modules |= dict.fromkeys(["jax", "flax", "onnxruntime"])  # as if they were not installed
-import numpy as np, tensorflow as tf
-model = tf.saved_model.load(sys.argv[1])
-images = np.load(sys.argv[2])
-for count in (1, 5):
-    outputs = model.signatures["serving_default"](images=tf.constant(images[:count]))
-    assert outputs["attention"].shape == (count, 4, 4)
-np.save(sys.argv[3], outputs["probability"].numpy())
-"""
-    process = run(
-        *("-c", script, bundle / "saved_model"),
-        *(tmp_path / "images.npy", tmp_path / "out.npy"),
-    )
+    (tmp_path / "bundle").symlink_to(bundle)
+    absent = [*absent, "cbam_flax", "data_prep"]
+    script = f"import os, sys\nsys.modules |= dict.fromkeys({absent})\n"
+    script += f"os.chdir({str(tmp_path)!r})\n{snippet}\nnp.save('out.npy', probability)"
+    process = run("-c", script)
     assert process.returncode == 0, process.stderr
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
 

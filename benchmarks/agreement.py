@@ -1,0 +1,63 @@
+"""How far the artefacts of a bundle are from the training code on real films.
+
+Every runtime scores the same films in batches of 1, 7 and 64; printed is the largest difference in
+calibrated probability from the run's own forward pass.
+
+    python -m benchmarks.agreement --bundle=BUNDLE --workdir=RUN --films=FOLDER [--count=50]
+"""
+
+import argparse
+import os
+import pathlib
+
+import numpy as np
+
+from cbam_flax import export, reading, runtimes
+from cbam_flax.bundle import ARTEFACTS, read_bundle
+from cbam_flax.predict import Predictor
+
+BATCHES = (1, 7, 64)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--bundle", type=pathlib.Path, required=True)
+    parser.add_argument("--workdir", required=True, help="the run that was exported")
+    parser.add_argument("--films", type=pathlib.Path, required=True)
+    parser.add_argument("--count", type=int, default=50)
+    arguments = parser.parse_args()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+
+    from cbam_flax.checkpoint import load_for_inference
+
+    bundle = read_bundle(arguments.bundle)
+    films = reading.find_files([arguments.films], skip=arguments.bundle)[: arguments.count]
+    tasks = [reading.Task(film, bundle["preprocessing"], with_panel=False) for film in films]
+    read = [item for item in map(reading.read_film, tasks) if isinstance(item, reading.Film)]
+    squares = np.stack([film.square for film in read])
+    restored = load_for_inference(arguments.workdir, bundle["fingerprints"]["checkpoint"]["step"])
+    images = squares[..., None].astype(np.float32) / 255
+    expected = export.training_code(
+        restored.model, restored.variables, bundle["calibration"], images
+    )["probability"]
+    print(f"{len(read)} films, probabilities {expected.min():.3f} to {expected.max():.3f}")
+    for runtime, name in ARTEFACTS.items():
+        function = runtimes.LOADERS[runtime](arguments.bundle / name)
+        found = {}
+        for size in BATCHES:
+            predictor = Predictor(bundle, function, size)
+            found[size] = np.concatenate(
+                [
+                    predictor.run(np.stack(chunk), size)["probability"]
+                    for chunk in reading.batches(squares, size)
+                ]
+            )
+        spread = max(float(np.abs(found[1] - found[size]).max()) for size in BATCHES)
+        furthest = max(float(np.abs(found[size] - expected).max()) for size in BATCHES)
+        print(f"{name:16} from the training code {furthest:.1e}, between batch sizes {spread:.1e}")
+
+
+if __name__ == "__main__":
+    main()
