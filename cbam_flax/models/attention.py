@@ -9,6 +9,7 @@ by `functools.partial` (dtype, initialiser, train or not), so that this is decid
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -17,7 +18,29 @@ import jax.numpy as jnp
 
 Layer = Callable[..., Any]
 
-_STATISTICS: dict[str, Callable[..., jax.Array]] = {"mean": jnp.mean, "max": jnp.max}
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def peak(x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
+    """`jnp.max` whose gradient cannot become 0/0.
+
+    The gradient of a maximum goes to the elements that are equal to it. `jnp.max` tests that with
+    `==`, which may hold nowhere: compilers compute x once for the maximum and again for the
+    comparison, and round the two differently (fused multiply-adds, float32 kept in place of
+    bfloat16). Here elements within two rounding steps of the maximum share its gradient.
+    """
+    return jnp.max(x, axis)
+
+
+@peak.defjvp
+def _peak_jvp(axis: int | tuple[int, ...], primals: Any, tangents: Any) -> tuple[Any, Any]:
+    (x,), (dx,) = primals, tangents
+    top = jnp.max(x, axis, keepdims=True)
+    hit = x >= top - 2 * jnp.finfo(x.dtype).eps * jnp.abs(top)
+    count = jnp.maximum(jnp.sum(hit, axis, dtype=jnp.int32, keepdims=True), 1)
+    return jnp.squeeze(top, axis), jnp.sum(jnp.where(hit, dx, 0) / count.astype(x.dtype), axis)
+
+
+_STATISTICS: dict[str, Callable[..., jax.Array]] = {"mean": jnp.mean, "max": peak}
 
 
 class MLP(nn.Module):

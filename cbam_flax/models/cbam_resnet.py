@@ -27,7 +27,7 @@ SWITCHES = {
     "context": ("none", "aspp"),
     "head": ("flatten", "gap"),
     "spatial_norm": ("none", "batch"),
-    "kernel_init": (None, "he_normal", "glorot_uniform"),
+    "kernel_init": ("auto", "he_normal", "glorot_uniform"),
 }
 INITIALIZERS = {
     "he_normal": nn.initializers.he_normal(),
@@ -94,7 +94,7 @@ class CBAMResNet(nn.Module):
     """The classifier. `create_model` makes one from a config; the fields are the config's keys.
 
     `preset` names the `Graph`, every other field overrides or scales a part of it. `kernel_init`
-    starts the 3x3 convolutions and the head, None as the preset does; the gates and the 1x1
+    starts the 3x3 convolutions and the head, "auto" as the preset does; the gates and the 1x1
     convolutions always start from he_normal. Activations are `dtype`, parameters `param_dtype`;
     logits and batch statistics are never below float32. `remat` recomputes each block in the
     backward pass instead of keeping its maps.
@@ -117,7 +117,7 @@ class CBAMResNet(nn.Module):
     param_dtype: Any = jnp.float32
     remat: bool = False
     zero_init_last_bn: bool = False
-    kernel_init: str | None = None
+    kernel_init: str = "auto"
     channels: int = 1
 
     def __post_init__(self) -> None:
@@ -155,7 +155,8 @@ class CBAMResNet(nn.Module):
         self._check(images)
         graph = GRAPHS[self.preset]
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        init = INITIALIZERS[self.kernel_init or graph.kernel_init]
+        auto = self.kernel_init == "auto"
+        init = INITIALIZERS[graph.kernel_init if auto else self.kernel_init]
         conv3x3 = partial(nn.Conv, kernel_init=init, **types)
         dense: Layer = partial(nn.Dense, kernel_init=init, **types)
         conv1x1 = partial(nn.Conv, kernel_init=INITIALIZERS["he_normal"], **types)

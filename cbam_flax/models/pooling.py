@@ -20,8 +20,13 @@ def _corners(x: jax.Array) -> list[jax.Array]:
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """2x2 maximum, stride 2; an odd last row or column is dropped."""
-    return reduce(jnp.maximum, _corners(x))
+    """2x2 maximum, stride 2; an odd last row or column is dropped.
+
+    The larger of two is chosen by comparing the two. The gradient of `jnp.maximum` compares each
+    with the RESULT, and a compiler that computes x again for it, rounded differently, finds neither
+    equal and drops the gradient: under XLA:CPU by half at 33 x 29 pixels, even in float64.
+    """
+    return reduce(lambda a, b: jnp.where(a >= b, a, b), _corners(x))
 
 
 def mean_pool(x: jax.Array) -> jax.Array:
