@@ -31,7 +31,7 @@ def predict_split(
     batch_size: int,
     mesh: Mesh | None = None,
 ) -> Predictions:
-    """Logits of every image of the split, once each, with the split's columns, by image id.
+    """Logits of every image of the split, once each, beside the split's columns, in its order.
 
     Images are always taken in the same groups of `group_size` and each group goes through one
     device whole, so a logit depends neither on the batch size (images per call, rounded up to

@@ -7,21 +7,18 @@ looked: the boxes' share of the image's area, which is what a uniform map gets o
 box of the training split, and a model with random weights.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
 from cbam_flax import bootstrap, explain
 from cbam_flax.models import CBAMResNet
-from cbam_flax.step import scale_images
 
 MEASURES = ("pointing", "energy")
-UNTRAINED = 8  # models with random weights
+UNTRAINED = 32  # draws of random weights
 
 
 def coverage(boxes: np.ndarray, height: int, width: int, oversample: int = 8) -> np.ndarray:
@@ -126,14 +123,13 @@ def localise(
     if not chosen.size:
         return None
     boxes, films = columns["boxes"][chosen], images[chosen]
-    init = jax.jit(functools.partial(model.init, train=False))
-    one = scale_images(jnp.asarray(films[:1]))
-    untrained = [dict(init(jax.random.key(seed), one)) for seed in range(UNTRAINED)]
+    untrained = [_redrawn(variables, seed) for seed in range(UNTRAINED)]
+    share = -(-len(films) // UNTRAINED)  # of the films, for each draw
     found = {}
     for method in tqdm(explain.methods_of(model), "maps", delay=3, leave=False):
-        found[method] = score(explain.maps(method, model, variables, films), boxes)
+        found[method] = score(explain.maps(method, model, variables, films, share), boxes)
         found[f"random_{method}"] = score(
-            _maps_of_untrained(untrained, method, model, films), boxes
+            _maps_of_untrained(untrained, method, model, films, share), boxes
         )
     if train_boxes is not None and any(map(len, train_boxes)):
         mean_box = mean_box_map(train_boxes)
@@ -143,16 +139,32 @@ def localise(
     return {"n": int(chosen.size), "scores": with_intervals(found, patient, resamples)}
 
 
+def _redrawn(variables: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Variables as before training: kernels by He's normal, biases zero, batch norm the identity.
+
+    By numpy, because compiling the model's own initialisers takes longer than all its maps.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
+        kind = path[-1].key
+        if kind == "kernel":
+            spread = np.sqrt(2 / np.prod(leaf.shape[:-1]))
+            return rng.normal(scale=spread, size=leaf.shape).astype(leaf.dtype)
+        return np.full(leaf.shape, kind in ("scale", "var"), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, variables)
+
+
 def _maps_of_untrained(
-    models: Sequence[dict[str, Any]], method: str, model: CBAMResNet, films: np.ndarray
+    draws: Sequence[dict[str, Any]], method: str, model: CBAMResNet, films: np.ndarray, share: int
 ) -> np.ndarray:
-    """Maps for which each film goes through one of several draws of weights: a single draw
-    prefers bright or dark places by chance, the same ones in every film."""
-    parts = np.array_split(np.arange(len(films)), len(models))
+    """Maps for which every `share` films have a draw of weights of their own: one draw prefers
+    bright or dark places by chance, the same ones in all films."""
+    parts = [films[start : start + share] for start in range(0, len(films), share)]
     return np.concatenate(
         [
-            explain.maps(method, model, variables, films[part])
-            for variables, part in zip(models, parts, strict=True)
-            if part.size
+            explain.maps(method, model, variables, part, share)
+            for variables, part in zip(draws, parts, strict=False)
         ]
     )
