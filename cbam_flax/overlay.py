@@ -91,4 +91,5 @@ def encode_png(picture: np.ndarray) -> bytes:
 
 
 def _write(picture: np.ndarray, text: str, origin: tuple[int, int]) -> None:
+    text = text.encode("utf-8", "replace").decode()  # a file name can be any bytes
     cv2.putText(picture, text, origin, (255, 255, 255), cv2.FontFace("sans"), TEXT)

@@ -67,15 +67,16 @@ class Predictor:
 
         Args:
             inputs: a path, an H x W array (uint8 or uint16, black background, the full range of its
-                type), or a sequence of either.
+                type), or a list of either.
 
         Returns:
             float32 (N,), in the order of the inputs; N = 1 for a single one.
 
         Raises:
             DicomRefusal: a file is no usable radiograph; the command refuses it and goes on.
+            ValueError: an array of another shape or type.
         """
-        single = isinstance(inputs, str | os.PathLike) or getattr(inputs, "ndim", None) == 2
+        single = isinstance(inputs, str | os.PathLike | np.ndarray)
         items = [inputs] if single else list(inputs)
         squares = reading.map_ahead(
             self._square, items, workers=_cores(), ahead=2 * self.batch_size
@@ -101,6 +102,11 @@ class Predictor:
     def _square(self, item: Any) -> np.ndarray:
         settings = self.bundle["preprocessing"]
         image = item if isinstance(item, np.ndarray) else reading.decode(item, settings).image
+        if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
+            raise ValueError(
+                f"an image must be H x W uint8 or uint16, not {image.shape} {image.dtype}; "
+                f"give several as a list"
+            )
         return reading.fit(image, settings)[0]
 
 

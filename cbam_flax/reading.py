@@ -23,6 +23,8 @@ from data_prep.dicom import REFUSAL_CODES, DicomRefusal, Radiograph, read_radiog
 from data_prep.resize import Placement, fit_image
 from data_prep.workers import Lost, run_tasks
 
+MAX_NAME = 200  # bytes; file systems allow 255, of which results add a few
+
 cv2.setNumThreads(1)  # the workers are the parallelism
 
 Item = TypeVar("Item")
@@ -117,7 +119,8 @@ def read_films(tasks: list[Task], workers: int) -> Iterator[Film | Refused]:
     Args:
         workers: processes; 0 reads all files in this one.
     """
-    for task, result in run_tasks(read_film, tasks, workers=workers if len(tasks) > 1 else 0):
+    workers = min(workers, len(tasks)) if len(tasks) > 1 else 0
+    for task, result in run_tasks(read_film, tasks, workers=workers):
         if isinstance(result, Lost):
             yield Refused(task.source, DicomRefusal(result.code, REFUSAL_CODES[result.code]))
         else:
@@ -142,15 +145,25 @@ def find_files(paths: Iterable[pathlib.Path], skip: pathlib.Path) -> list[Source
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist; give DICOM files or folders of them")
+        if not path.is_dir() and not path.is_file():
+            raise UserError(f"{path} is neither a file nor a folder; give DICOM files")
         for file in sorted(_walk(path, skip)) if path.is_dir() else [path]:
             found.setdefault(file.resolve(), file)
     if not found:
         raise UserError(f"there is no file in {', '.join(map(str, paths))}")
     stems = collections.Counter(file.stem for file in found.values())
     return [
-        Source(i, file.stem if stems[file.stem] == 1 else f"{file.stem}-{_short_hash(file)}", file)
-        for i, file in enumerate(found.values())
+        Source(index, _name(file, is_unique=stems[file.stem] == 1), file)
+        for index, file in enumerate(found.values())
     ]
+
+
+def _name(path: pathlib.Path, is_unique: bool) -> str:
+    """The stem; with a hash of the path where it is not unique or too long to be lengthened."""
+    if is_unique and len(os.fsencode(path.stem)) <= MAX_NAME:
+        return path.stem
+    short = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    return f"{path.stem[: MAX_NAME // 4]}-{short}"
 
 
 def _walk(folder: pathlib.Path, skip: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -161,11 +174,9 @@ def _walk(folder: pathlib.Path, skip: pathlib.Path) -> Iterator[pathlib.Path]:
             for name in folders
             if not name.startswith(".") and (here / name).resolve() != skip.resolve()
         ]
-        yield from (here / name for name in files if not name.startswith("."))
-
-
-def _short_hash(path: pathlib.Path) -> str:
-    return hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+        paths = (here / name for name in files if not name.startswith("."))
+        # Pipes and sockets would be waited for; a link to nowhere is read, and refused by name.
+        yield from (path for path in paths if path.is_file() or path.is_symlink())
 
 
 def map_ahead(

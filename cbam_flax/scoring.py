@@ -97,7 +97,8 @@ def score_batch(
 
 
 def _write_csv(path: pathlib.Path, columns: Sequence[str], lines: dict[int, Any]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    # A path that is not UTF-8 is written with the bytes that it has.
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(line for _, line in sorted(lines.items()))

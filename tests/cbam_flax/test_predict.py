@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -83,7 +84,16 @@ def test_arrays_and_paths_alone_and_together(toy, films):
     for single in (films[2], str(films[2]), FILMS[2]):
         np.testing.assert_allclose(predictor.predict(single), probabilities[2:3], rtol=1e-6)
     assert predictor.predict([]).shape == (0,)
-    np.testing.assert_allclose(predictor.predict(np.stack(FILMS)), probabilities, rtol=1e-6)
+    np.testing.assert_allclose(predictor.predict(FILMS), probabilities, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((9, 32, 32), np.uint8), np.zeros((32, 32, 1), np.uint8), np.zeros((32, 32))],
+)
+def test_an_array_that_could_be_mistaken_is_refused(toy, array):
+    with pytest.raises(ValueError, match="must be H x W uint8 or uint16"):
+        predict.Predictor.load(toy).predict(array)
 
 
 def test_sixteen_bits_and_another_shape_are_fitted_as_for_training(toy):
@@ -147,6 +157,23 @@ def test_out_of_scope_is_flagged_and_not_decided(toy, tmp_path, write_dicom):
     assert row["decision"] == "out of scope"
     assert row["flags"] == "body_part=KNEE;view=LL"
     assert float(row["probability"]) == pytest.approx(expected(FILMS[0]), rel=1e-6)
+
+
+def test_names_of_any_bytes_and_length_are_written(toy, tmp_path, write_dicom):
+    film = write_dicom(tmp_path / "film.dcm", FILMS[0]).read_bytes()
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"caf\xe9.dcm", b"x" * 251 + b".dcm", b"y" * 255):
+        with open(os.path.join(os.fsencode(folder), name), "wb") as file:
+            file.write(film)
+    sources = reading.find_files([folder], skip=tmp_path / "out")
+    out = tmp_path / "out"
+    out.mkdir()
+    predictor = predict.Predictor.load(toy)
+    summary = scoring.score_files(predictor, sources, out, workers=0, overlays=True, dicom=False)
+    assert summary.scored == 3
+    assert len(list((out / "overlays").iterdir())) == 3
+    assert b"caf\xe9.dcm" in (out / "predictions.csv").read_bytes()
 
 
 def test_pictures_and_dicom_lie_beside_the_table(toy, films, tmp_path, write_dicom):

@@ -1,3 +1,4 @@
+import os
 import pathlib
 import threading
 
@@ -50,6 +51,16 @@ def test_missing_and_empty_paths_are_named(tmp_path):
         reading.find_files([tmp_path / "nowhere.dcm"], skip=tmp_path / "out")
     with pytest.raises(UserError, match="there is no file in"):
         reading.find_files([tmp_path], skip=tmp_path / "out")
+
+
+def test_only_what_can_be_read_to_its_end_is_taken(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dangling.dcm").symlink_to(tmp_path / "gone.dcm")
+    touch(tmp_path / "film.dcm")
+    found = reading.find_files([tmp_path], skip=tmp_path / "out")
+    assert names(found) == ["dangling.dcm", "film.dcm"]
+    with pytest.raises(UserError, match="neither a file nor a folder"):
+        reading.find_files([tmp_path / "pipe"], skip=tmp_path / "out")
 
 
 def test_a_film_is_read_as_it_is_for_training_and_says_where_it_lies(tmp_path, write_dicom):
