@@ -69,6 +69,7 @@ def _cores() -> int:
 def main() -> None:
     args = parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # only for the notice that it prints
     if args.dataset == "rsna":
         prepare_rsna(args)
     else:

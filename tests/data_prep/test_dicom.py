@@ -9,7 +9,7 @@ import simplejpeg
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, get_frame
 
-from data_prep.dicom import DicomRefusal, parse_age, read_radiograph
+from data_prep.dicom import REFUSAL_CODES, DicomRefusal, parse_age, read_radiograph
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
@@ -289,3 +289,19 @@ def test_a_real_film_is_the_frame_in_it(shared_data):
         np.abs(read_radiograph(path).image.astype(int) - pydicom.dcmread(path).pixel_array).max()
         <= 1
     )
+
+
+@pytest.mark.parametrize("syntax", BOUND)
+def test_mutated_files_are_an_image_or_a_refusal(phantom, make_dicom, syntax):
+    """A sample of what benchmarks/fuzz_dicom.py does to thousands of files."""
+    data = make_dicom(np.uint8(phantom * 255), syntax=syntax)
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        mutated = np.frombuffer(data, np.uint8).copy()
+        places = rng.integers(128, len(data), 1 + seed % 8)
+        mutated[places] = rng.integers(0, 256, len(places))
+        cut = int(rng.integers(0, len(data))) if seed % 3 == 0 else len(data)
+        try:
+            assert read_radiograph(mutated[:cut].tobytes()).image.ndim == 2
+        except DicomRefusal as refusal:
+            assert refusal.code in REFUSAL_CODES
