@@ -15,6 +15,22 @@ export TF_ENABLE_ONEDNN_OPTS := 0
 	$(BIN)/python -m pip check
 	touch $@
 
+RAW := $(DEMO)/raw
+NEW := $(DEMO)/new
+
+# Films drawn for the purpose -> TFRecords -> training -> evaluation -> bundle -> answers on new films.
+demo: .venv/installed
+	$(BIN)/python -m data_prep.synthetic --out=$(RAW) --images=600
+	$(BIN)/python -m data_prep.prepare --dataset=rsna --raw=$(RAW) \
+		--mapping=$(RAW)/pneumonia-challenge-dataset-mappings_2018.json \
+		--data_dir=$(DEMO)/data --image_size=64
+	$(BIN)/python -m cbam_flax.main --config=configs/demo.py --workdir=$(DEMO)/run \
+		--config.data_dir=$(DEMO)/data
+	$(BIN)/python -m cbam_flax.export --workdir=$(DEMO)/run --out=$(DEMO)/bundle
+	$(BIN)/python -m data_prep.synthetic --out=$(NEW) --images=10 --seed=1
+	$(BIN)/python -m cbam_flax.predict --bundle=$(DEMO)/bundle --out=$(DEMO)/predictions $(NEW)
+	@echo "report: $(DEMO)/run/evaluation/test/report.html"
+
 test: .venv/installed
 	$(BIN)/python -m pytest
 

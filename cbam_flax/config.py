@@ -42,6 +42,7 @@ def default_config() -> ConfigDict:
     config.duration = duration(epochs=30.0)
 
     config.evaluate = ConfigDict({"every": duration(epochs=1.0), "batch_size": 16})
+    config.evaluate.at_end = ("test",)  # splits that the best checkpoint is evaluated on
     config.checkpoint = ConfigDict(
         {"every": duration(epochs=1.0), "keep_latest": 2, "keep_best": 1}
     )

@@ -165,7 +165,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
     writer.flush()
     manager.wait_until_finished()
     manager.close()
-    for split_name in ("validation", "test"):
+    for split_name in config.evaluate.at_end:
         evaluate.evaluate_workdir(workdir, split_name)
     return 0
 

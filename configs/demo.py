@@ -9,7 +9,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config = default_config()
     config.image_size = 64
     config.batch_size = 32
-    config.duration = duration(epochs=15.0)
+    config.duration = duration(epochs=12.0)
     config.model.width = 0.25
     config.optimizer.ema = 0.98
     config.log_every_steps = 10

@@ -1,0 +1,185 @@
+"""`python -m cbam_flax.main` as a user starts it: to the end, interrupted, killed, misused."""
+
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+STEPS = 12
+INTERRUPTED = 75
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """One device, and a compilation cache for all runs of this file."""
+    cache = str(tmp_path_factory.mktemp("jax"))
+    return os.environ | {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": cache}
+
+
+def command(data_dir, workdir, *more):
+    """A tiny run with augmentation, dropout, EMA and accumulation."""
+    return [
+        sys.executable,
+        "-m",
+        "cbam_flax.main",
+        "--config=configs/pneumoniamnist.py",
+        f"--workdir={workdir}",
+        f"--config.data_dir={data_dir}",
+        "--config.model.width=0.0625",
+        "--config.model.dropout=0.3",
+        "--config.batch_size=8",
+        "--config.optimizer.accumulate=2",
+        f"--config.duration.steps={STEPS}",
+        "--config.evaluate.every.steps=6",
+        "--config.checkpoint.every.steps=3",
+        "--config.log_every_steps=1",
+        *more,
+    ]
+
+
+def run(line, environment):
+    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def run_until(line, environment, mark, what):
+    """Starts a command, sends the signal when a line of its log holds the mark, waits."""
+    process = subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    for text in process.stderr:
+        if mark in text:
+            process.send_signal(what)
+            break
+    process.stderr.read()
+    return process.wait()
+
+
+def state_hash(workdir, step):
+    """SHA-256 over every array of the state that the checkpoint of this step holds."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        state = checkpointer.restore(workdir / "checkpoints" / str(step) / "state")
+    import jax
+
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="session")
+def finished(prepared, environment, tmp_path_factory):
+    """A run from start to end without a break."""
+    workdir = tmp_path_factory.mktemp("finished")
+    done = run(command(prepared, workdir), environment)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_a_run_leaves_every_file_behind(finished):
+    assert json.loads((finished / "config.json").read_text())["model"]["width"] == 0.0625
+    assert list(finished.glob("tensorboard/events*"))
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in lines if "validation/auroc" in line] == [6, 12]
+    folder = finished / "evaluation" / "test"
+    figures = json.loads((folder / "metrics.json").read_text())
+    assert figures["n"] == 21
+    assert figures["auroc"]["low"] <= figures["auroc"]["value"] <= figures["auroc"]["high"]
+    assert len((folder / "predictions.csv").read_text().splitlines()) == 22
+    assert (folder / "report.html").exists()
+
+
+def test_the_same_command_again_changes_nothing(finished, prepared, environment):
+    before = state_hash(finished, STEPS)
+    done = run(command(prepared, finished), environment)
+    assert done.returncode == 0, done.stderr
+    assert state_hash(finished, STEPS) == before
+
+
+def test_sigterm_saves_and_the_same_command_ends_in_the_same_state(
+    finished, prepared, environment, tmp_path
+):
+    line = command(prepared, tmp_path)
+    assert run_until(line, environment, "[1] ", signal.SIGTERM) == INTERRUPTED
+    steps = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
+    assert steps
+    assert max(steps) < STEPS
+    done = run(line, environment)
+    assert f"continuing after step {max(steps)} of {STEPS}" in done.stderr
+    assert state_hash(tmp_path, STEPS) == state_hash(finished, STEPS)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+
+
+def test_kill_9_loses_no_checkpoint_and_changes_no_bit(finished, prepared, environment, tmp_path):
+    line = command(prepared, tmp_path)
+    assert run_until(line, environment, "[7] ", signal.SIGKILL) == -signal.SIGKILL
+    done = run(line, environment)
+    assert done.returncode == 0, done.stderr
+    assert state_hash(tmp_path, STEPS) == state_hash(finished, STEPS)
+
+
+def test_two_processes_train_the_same_as_one(finished, prepared, environment, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = environment | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    processes = [
+        subprocess.Popen(
+            command(
+                prepared,
+                tmp_path,
+                "--distributed",
+                f"--coordinator_address=localhost:{port}",
+                "--num_processes=2",
+                f"--process_id={number}",
+            ),
+            cwd=ROOT,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in (0, 1)
+    ]
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    ours, theirs = (
+        [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (tmp_path, finished)
+    )
+    assert ours[:3] == pytest.approx(theirs[:3], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("--config.seed=1", "another config or other data (seed: 0 -> 1)"),
+        ("--config.sed=1", "no key 'sed'"),
+        ("--config.data_dir=nowhere", "no prepared data in nowhere"),
+        ("--config=configs/nothing.py", "no config file configs/nothing.py"),
+        ("--config.mesh.data=3", "does not fit 1 devices"),
+        ("--config.model.attention=all", "model.attention is 'all'"),
+        ("--config.duration.epochs=1", "exactly one of steps, epochs, examples"),
+    ],
+)
+def test_wrong_use_is_one_sentence(finished, prepared, environment, change, message):
+    done = run(command(prepared, finished, change), environment)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_help_shows_an_example():
+    done = run([sys.executable, "-m", "cbam_flax.main", "--help"], os.environ)
+    assert done.returncode == 0
+    assert "--config=configs/rsna.py --workdir=" in done.stdout
