@@ -18,9 +18,7 @@ from typing import Any
 import numpy as np
 
 from cbam_flax import reading
-from cbam_flax.predict import Predictor
-
-RUNTIMES = ("jax", "onnx")
+from cbam_flax.predict import RUNTIMES, Predictor
 
 
 def seconds(function: Callable[[], Any]) -> float:
@@ -38,9 +36,7 @@ def command(bundle: pathlib.Path, runtime: str, batch_size: int, *films: pathlib
         return seconds(lambda: subprocess.run(line, check=True, capture_output=True))
 
 
-def measure_parts(
-    bundle: pathlib.Path, runtime: str, batch_size: int, films: list[reading.Source]
-) -> None:
+def measure_parts(bundle: pathlib.Path, runtime: str, batch_size: int) -> None:
     """Prints what each part costs alone: imports, loading, first and later batches."""
     importing = f"import cbam_flax.predict, {'jax' if runtime == 'jax' else 'onnxruntime'}"
     imports = seconds(lambda: subprocess.run([sys.executable, "-c", importing], check=True))
@@ -80,7 +76,7 @@ def main() -> None:
     )
     for runtime in RUNTIMES:
         print(runtime)
-        measure_parts(arguments.bundle, runtime, arguments.batch_size, films)
+        measure_parts(arguments.bundle, runtime, arguments.batch_size)
         cold = command(arguments.bundle, runtime, 1, paths[0])
         print(f"  the command, one film   {cold:8.2f} s")
         whole = command(arguments.bundle, runtime, arguments.batch_size, *paths)

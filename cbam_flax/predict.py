@@ -21,6 +21,7 @@ exit status:
   0  at least one file was scored; the refused ones are in rejected.csv
   1  every file was refused; rejected.csv says why
   2  wrong use, such as a path that does not exist; nothing was written"""
+RUNTIMES = ("jax", "onnx")
 
 
 class Predictor:
@@ -48,8 +49,10 @@ class Predictor:
 
         Raises:
             UserError: no bundle, one of another schema version or a damaged one, or the runtime is
-                not installed.
+                unknown or not installed.
         """
+        if runtime not in RUNTIMES:
+            raise cli.UserError(f"the runtime {runtime!r} is none of {', '.join(RUNTIMES)}")
         folder = pathlib.Path(bundle)
         description = read_bundle(folder)
         path = artefact_path(folder, description, runtime)
@@ -130,7 +133,7 @@ def main() -> int:
     parser.add_argument("paths", metavar="PATH", nargs="+", type=pathlib.Path)
     parser.add_argument("--bundle", type=pathlib.Path, required=True, help="from cbam_flax.export")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the answers")
-    parser.add_argument("--runtime", choices=("jax", "onnx"), default="jax")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="jax")
     parser.add_argument("--overlays", action="store_true", help="write a PNG of each film")
     parser.add_argument(
         "--dicom_output",

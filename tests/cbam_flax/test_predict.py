@@ -210,6 +210,8 @@ def test_a_damaged_bundle_is_refused_before_it_scores(toy, tmp_path):
         predict.Predictor.load(tmp_path)
     with pytest.raises(UserError, match=r"has no model\.onnx"):
         predict.Predictor.load(toy, runtime="onnx")
+    with pytest.raises(UserError, match="'torch' is none of jax, onnx"):
+        predict.Predictor.load(toy, runtime="torch")
 
 
 def test_a_runtime_that_is_not_installed_is_named(toy, monkeypatch):
