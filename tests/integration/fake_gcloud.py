@@ -89,13 +89,11 @@ def home(worker: int) -> pathlib.Path:
 
 
 def copy(workers: int, source: str, target: str) -> int:
-    if ":" in target:
+    if ":" not in source:
         for worker in range(workers):
             shutil.copy(source, home(worker) / target.partition(":")[2])
-    else:
-        command = f"cp -r {source.partition(':')[2]} {target} && rm -r {target}/checkpoints"
-        return subprocess.run(["bash", "-c", command]).returncode
-    return 0
+        return 0
+    return subprocess.run(["bash", "-c", f"cp -r {source.partition(':')[2]} {target}"]).returncode
 
 
 def ssh(workers: int, options: dict[str, str], kill_at: str | None) -> int:

@@ -1,11 +1,13 @@
 """launch_tpu.sh against a fake gcloud that keeps its cloud on disk (fake_gcloud.py)."""
 
+import contextlib
 import json
 import os
 import pathlib
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
@@ -75,8 +77,14 @@ class World:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=1200,  # for a hang, not for a slow machine
         )
+
+    def close(self) -> None:
+        """Ends what a test that failed half-way left running on the workers."""
+        for pid in self.cloud.glob("worker*/cbam_flax/runs/*/pid"):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(int(pid.read_text()), signal.SIGKILL)
 
     @property
     def calls(self) -> list[str]:
@@ -485,3 +493,70 @@ def test_shellcheck_is_silent():
     scripts = [ROOT / "launch_tpu.sh", ROOT / "launch" / "remote.sh"]
     done = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.fixture
+def real_workers(prepared, tmp_path):
+    """A function that makes a world whose ssh really runs two workers of one CPU device each."""
+    worlds = []
+
+    def make(name: str) -> World:
+        world = World(tmp_path / name)
+        worlds.append(world)
+        for package in ("cbam_flax", "data_prep", "configs"):
+            shutil.copytree(ROOT / package, world.checkout / package, dirs_exist_ok=True)
+        for pins in ("requirements-tpu.txt", "requirements.txt", "constraints.txt"):
+            (world.checkout / pins).write_text("# the packages come from PYTHONPATH\n")
+        world.commit()
+        python = tmp_path / name / "bin" / "python3.11"
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        # So that jax.distributed finds a slice; which worker it is on, the fake ssh tells it.
+        world.environment |= {
+            "JAX_FORCE_TPU_INIT": "1",
+            "JAX_COORDINATOR_PORT": str(port),
+            "MEGASCALE_COORDINATOR_ADDRESS": "localhost",
+            "MEGASCALE_NUM_SLICES": "1",
+            "MEGASCALE_SLICE_ID": "0",
+            "XLA_FLAGS": "",
+            "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+            "PYTHONPATH": str(pathlib.Path(pytest.__file__).parents[1]),
+        }
+        world.set(workers=2)
+        return world
+
+    yield make
+    for world in worlds:
+        world.close()
+
+
+def test_a_real_run_on_two_workers_survives_losing_them(real_workers, prepared, tmp_path):
+    """Set-up, jax.distributed and training are real; once undisturbed, once killed on the way."""
+    last = {}
+    for name, script in {"calm": {}, "killed": {"follow": [{"kill_at": "[14] "}]}}.items():
+        world = real_workers(name)
+        world.script(**script)
+        workdir = tmp_path / name / "shared" / "r1"
+        done = world.launch(
+            *("run", "--name=r1", "--type=v4-16", "--config=configs/pneumoniamnist.py"),
+            *(f"--workdir={workdir}", f"--data_dir={prepared}", "--"),
+            *("--config.model.width=0.0625", "--config.batch_size=8"),
+            *("--config.duration.steps=24", "--config.evaluate.every.steps=8"),
+            *("--config.checkpoint.every.steps=4", "--config.log_every_steps=2"),
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert world.vm is None
+        machines = world.calls.count("tpu-vm create")
+        assert machines == 1 + len(script)
+        assert done.stdout.count("installing with") == 2 * machines
+        assert ("continuing after step" in done.stdout) == bool(script)
+        for worker in (0, 1):
+            run = world.cloud / f"worker{worker}" / "cbam_flax" / "runs" / "r1"
+            assert (run / "status").read_text() == "0\n"
+        assert (world.checkout / "runs/r1/evaluation/test/metrics.json").exists()
+        last[name] = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["calm"]["step"] == 24
+    assert last["killed"] == last["calm"]
