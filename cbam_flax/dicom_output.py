@@ -5,16 +5,17 @@ in series of their own, and say in several places that they are not for clinical
 """
 
 import datetime
-import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.config import IGNORE
+from pydicom.config import IGNORE, RAISE
+from pydicom.datadict import dictionary_VR
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from pydicom.valuerep import validate_value
 
 from data_prep.cli import UserError
 
@@ -36,6 +37,9 @@ _REFERENCES = (
     ("SeriesInstanceUID", "series_instance_uid"),
     ("PatientID", "patient_id"),
     ("PatientName", "patient_name"),
+    ("PatientBirthDate", "patient_birth_date"),
+    ("StudyDate", "study_date"),
+    ("StudyTime", "study_time"),
     ("StudyID", "study_id"),
     ("AccessionNumber", "accession_number"),
 )
@@ -58,7 +62,10 @@ def has_references(header: dict[str, Any]) -> bool:
 
 
 def source_dataset(header: dict[str, Any]) -> Dataset:
-    """The original film as the results refer to it; malformed dates and sexes become empty.
+    """The original film as the results refer to it.
+
+    A value that DICOM does not allow for its attribute becomes empty, so that the results are valid
+    whatever the original was.
 
     Args:
         header: as `data_prep.dicom.read_radiograph` gives it, with `has_references`.
@@ -66,15 +73,26 @@ def source_dataset(header: dict[str, Any]) -> Dataset:
     source = Dataset()
     source.SpecificCharacterSet = "ISO_IR 192"  # the header's strings are decoded already
     for keyword, key in _REFERENCES:
-        setattr(source, keyword, header[key])
+        setattr(source, keyword, _allowed(keyword, header[key]))
     sex = header["patient_sex"].upper()
     source.PatientSex = sex if sex in ("M", "F", "O") else ""
-    source.PatientBirthDate = _date(header["patient_birth_date"])
-    source.StudyDate = _date(header["study_date"])
-    time = header["study_time"]
-    well_formed = re.fullmatch(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?", time)
-    source.StudyTime = time if well_formed else ""
     return source
+
+
+def _allowed(keyword: str, value: str) -> str:
+    """The value, or "" where it breaks the rules of the attribute's value representation."""
+    vr = dictionary_VR(keyword)
+    try:
+        validate_value(vr, value, RAISE)
+        if vr == "DA" and value:
+            datetime.datetime.strptime(value, "%Y%m%d")  # the rule lets 31 February pass
+    except ValueError:
+        return ""
+    # What that validation does not look at: several values, control characters, name components.
+    whole = value.isprintable() and "\\" not in value
+    if vr == "PN":
+        whole = whole and all(group.count("^") <= 4 for group in value.split("="))
+    return value if whole else ""
 
 
 def secondary_capture(source: Dataset, picture: np.ndarray, bundle: dict[str, Any]) -> Dataset:
@@ -102,6 +120,7 @@ def secondary_capture(source: Dataset, picture: np.ndarray, bundle: dict[str, An
         study_date=source.StudyDate or None,
         study_time=source.StudyTime or None,
         transfer_syntax_uid=ExplicitVRLittleEndian,
+        specific_character_set=source.SpecificCharacterSet,
         series_description=f"Attention overlay, {NOTICE}",
         manufacturer_model_name=MAKER,
         software_versions=version(bundle),
@@ -197,10 +216,3 @@ def version(bundle: dict[str, Any]) -> str:
     """What identifies the model: the start of its checkpoint's hash, and the step."""
     checkpoint = bundle["fingerprints"]["checkpoint"]
     return f"{checkpoint['sha256'][:16]} step {checkpoint['step']}"
-
-
-def _date(text: str) -> str:
-    try:
-        return text if datetime.datetime.strptime(text, "%Y%m%d") and len(text) == 8 else ""
-    except ValueError:
-        return ""
