@@ -22,7 +22,8 @@ def main() -> None:
     folders = parser.parse_args().folders
     paths = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
     counts: Counter[str] = Counter()
-    for path in paths or sorted(map(Path, get_testdata_files())):
+    bundled = (path for path in map(Path, get_testdata_files()) if path.is_file())
+    for path in paths or sorted(bundled):
         try:
             image = read_radiograph(path).image
             code = "image"

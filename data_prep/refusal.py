@@ -19,8 +19,8 @@ REFUSAL_CODES: dict[str, str] = {
     "crashed": "the decoder crashed",
     # what the tables say about it
     "outside_folder": "an id that is not a plain file name",
-    "no_file": "the tables have this id, the folder does not",
-    "no_label": "the folder has this file, the tables do not",
+    "no_file": "the tables have this id, the folder has no file for it",
+    "no_label": "the tables have no usable row for this id",
     "conflicting_labels": "the tables contradict themselves about this id",
     "bad_box": "a box that is missing, empty, not a number or outside the image",
     "duplicate": "a second file or a repeated row for the same id",
