@@ -15,7 +15,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.dataset = "pneumonia_mnist"
     config.image_size = 28
     config.batch_size = 64
-    config.duration = duration(epochs=25.0)
+    config.duration = duration(epochs=15.0)
     config.evaluate.batch_size = 256
     config.model.width = 0.5
     config.model.dropout = 0.3
