@@ -1,3 +1,4 @@
+import contextlib
 import io
 import itertools
 
@@ -9,7 +10,7 @@ import simplejpeg
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, get_frame
 
-from data_prep.dicom import REFUSAL_CODES, DicomRefusal, parse_age, read_radiograph
+from data_prep.dicom import DicomRefusal, parse_age, read_radiograph
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 
@@ -301,10 +302,8 @@ def test_mutated_files_are_an_image_or_a_refusal(phantom, make_dicom, syntax):
         places = rng.integers(128, len(data), 1 + seed % 8)
         mutated[places] = rng.integers(0, 256, len(places))
         cut = int(rng.integers(0, len(data))) if seed % 3 == 0 else len(data)
-        try:
+        with contextlib.suppress(DicomRefusal):  # anything else fails
             assert read_radiograph(mutated[:cut].tobytes()).image.ndim == 2
-        except DicomRefusal as refusal:
-            assert refusal.code in REFUSAL_CODES
 
 
 @pytest.mark.parametrize(("syntax", "bits"), [("jpeg_2000", 12), ("jpeg_baseline", 8)])
