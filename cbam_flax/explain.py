@@ -92,7 +92,11 @@ def _logits_without(
     return eval_step(variables, jnp.where(covered, grey, images), model=model)
 
 
-METHODS = {"attention": attention, "grad_cam": grad_cam, "occlusion": occlusion}
+METHODS: dict[str, Callable[..., jax.Array]] = {
+    "attention": attention,
+    "grad_cam": grad_cam,
+    "occlusion": occlusion,
+}
 
 
 def methods_of(model: CBAMResNet) -> list[str]:

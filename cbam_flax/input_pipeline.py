@@ -168,16 +168,16 @@ def _decode_into(folder: pathlib.Path, records: Any, split: str) -> None:
         ) from error
 
     text = {name: np.array([row[name].decode() for row in rows]) for name in TEXT_COLUMNS}
-    numbers = {name: np.float32([row[name] for row in rows]) for name in NUMBER_COLUMNS}
+    numbers = {name: np.array([row[name] for row in rows], np.float32) for name in NUMBER_COLUMNS}
     classes = info.features["detailed_class"].names
     boxes = [np.float32(row["boxes"]).reshape(-1, 4) for row in rows]
-    columns: dict[str, np.ndarray] = {
-        "label": np.int32([row["label"] for row in rows]),
+    columns: dict[str, Any] = {
+        "label": np.array([row["label"] for row in rows], np.int32),
         "detailed_class": np.array([classes[row["detailed_class"]] for row in rows]),
         "boxes": np.concatenate(boxes),
-        "box_count": np.int64([len(b) for b in boxes]),
+        "box_count": np.array([len(b) for b in boxes], np.int64),
     }
-    np.savez(folder / "columns.npz", **columns, **text, **numbers)
+    np.savez(folder / "columns.npz", **(columns | text | numbers))
 
 
 def _broken_file(builder: Any, split: str) -> str | None:
@@ -257,7 +257,7 @@ def put_batch(
     """
     shardings = batch_sharding(mesh)
 
-    def pixels(index: tuple[slice, ...]) -> np.ndarray:
+    def pixels(index: Any) -> Any:
         return images[(indices[index[0]], *index[1:])]
 
     shape = (len(indices), *images.shape[1:])

@@ -10,6 +10,7 @@ command again continues a run that was interrupted. Exit status: 0 finished, 2 s
 import os
 import pathlib
 import sys
+from logging import WARNING
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -43,7 +44,7 @@ def main() -> int:
 
     if DISTRIBUTED.value:
         jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "cbam_flax", "jax"))
 
@@ -53,7 +54,7 @@ def main() -> int:
     config = CONFIG.value
     overridden = config_flags.get_override_values(flags.FLAGS["config"])
     config_lib.replace_durations(config, set(overridden))
-    return train_and_evaluate(config, WORKDIR.value)
+    return train_and_evaluate(config, str(WORKDIR.value))
 
 
 def _log_own_lines() -> None:
@@ -63,10 +64,7 @@ def _log_own_lines() -> None:
     handler.setFormatter(None)
     own = (f"{os.sep}cbam_flax{os.sep}", f"{os.sep}clu{os.sep}")
     handler.addFilter(
-        lambda record: (
-            record.levelno >= logging.converter.STANDARD_WARNING
-            or any(part in record.pathname for part in own)
-        )
+        lambda record: record.levelno >= WARNING or any(part in record.pathname for part in own)
     )
 
 

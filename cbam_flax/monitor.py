@@ -1,9 +1,10 @@
 """What a run says of itself: TensorBoard, metrics.jsonl, a summary at the start, throughput."""
 
+import contextlib
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import cv2
@@ -13,6 +14,7 @@ import optax
 from absl import logging
 from clu import metric_writers, parameter_overview
 from etils import epath
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from cbam_flax.input_pipeline import Order, Split
@@ -147,13 +149,27 @@ class Reporter:
         self._recent, self._since = [], now
         self._writer.write_scalars(number, {name: float(value) for name, value in means.items()})
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves what happens inside, an evaluation say, out of the images per second."""
+        start = time.monotonic()
+        yield
+        self._since += time.monotonic() - start
+
+
+def write_histograms(writer: metric_writers.MetricWriter, number: int, state: TrainState) -> None:
+    """The distribution of every parameter, where one process holds them all."""
+    if jax.process_count() == 1:
+        params = traverse_util.flatten_dict(jax.device_get(state.params), sep="/")
+        writer.write_histograms(number, params)
+
 
 def labelled_grid(images: np.ndarray, labels: np.ndarray, columns: int = 8) -> np.ndarray:
     """Images float (B, S, S, 1) in [0, 1] -> uint8 (1, H, W, 1) with labels in the corners."""
     tiles = []
     for image, label in zip(images, labels, strict=True):
         tile = cv2.resize((image[..., 0] * 255).astype(np.uint8), (128, 128))
-        tiles.append(cv2.putText(tile, f"{label:.2g}", (4, 14), 0, 0.45, 255))  # type: ignore[call-overload]
+        tiles.append(cv2.putText(tile, f"{label:.2g}", (4, 14), 0, 0.45, 255))
     tiles = tiles[: len(tiles) // columns * columns] or tiles
     rows = np.split(np.array(tiles), max(1, len(tiles) // columns))
     return np.concatenate([np.concatenate(row, axis=1) for row in rows])[None, :, :, None]

@@ -4,7 +4,7 @@ Both are jitted by their callers over a mesh. Under jit a batch that is sharded 
 means, BatchNorm statistics and gradients are global without a word about devices here.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import flax
 import jax
@@ -19,8 +19,7 @@ from cbam_flax.models import block_kernel_l2
 EMA_WARMUP = 10  # steps; early on the average follows closely, or it would remember the start
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Everything a resume needs. The data's order and all randomness follow from `step`."""
 
     step: jax.Array  # int32, optimizer steps done
@@ -167,10 +166,10 @@ def update_ema(state: TrainState, params: Any, decay: float) -> Any:
     """The running average of the parameters; its decay grows from 1/10 to `decay` with the step."""
     if state.ema_params is None:
         return None
-    decay = jnp.minimum(decay, (1 + state.step) / (EMA_WARMUP + state.step))
-    return optax.incremental_update(params, state.ema_params, 1 - decay)
+    warm = jnp.minimum(decay, (1 + state.step) / (EMA_WARMUP + state.step))
+    return optax.incremental_update(params, state.ema_params, 1 - warm)
 
 
 def eval_step(variables: dict[str, Any], images: jax.Array, *, model: nn.Module) -> jax.Array:
     """Logits float32 (B,) of uint8 images (B, S, S), in inference mode."""
-    return model.apply(variables, scale_images(images), train=False)
+    return cast(jax.Array, model.apply(variables, scale_images(images), train=False))

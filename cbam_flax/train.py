@@ -99,7 +99,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
         writer.write_hparams(config_lib.flatten(config))
         _write_augmented(writer, config, train, order)
     report_progress = periodic_actions.ReportProgress(
-        num_train_steps=total_steps, writer=writer, every_steps=config.log_every_steps
+        num_train_steps=total_steps, every_steps=config.log_every_steps
     )
     profile = periodic_actions.Profile(
         logdir=str(epath.Path(workdir) / "tensorboard"), num_profile_steps=5, first_profile=10
@@ -134,12 +134,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
         stop = interrupted() or manager.reached_preemption(number)
         figures = None
         if number % evaluate_every == 0 or number == total_steps:
-            with report_progress.timed("evaluation"):
+            with reporter.paused():
                 predictions = evaluate.predict_split(
                     model, state.inference_variables, validation, config.evaluate.batch_size, mesh
                 )
             figures = evaluate.summarise(predictions)
             writer.write_scalars(number, {f"validation/{k}": v for k, v in figures.items()})
+            monitor.write_histograms(writer, number, state)
         if figures or number % checkpoint_every == 0 or stop:
             checkpoint.save(
                 manager,
