@@ -1,15 +1,15 @@
 """What leaks between splits, and what the confounders alone predict, before any training."""
 
 import argparse
-import dataclasses
 import json
 import os
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_prep import cli
-from data_prep.cli import UserError
+
+if TYPE_CHECKING:
+    from data_prep.audit_inputs import Table
 
 EXAMPLE = """example:
   python -m data_prep.audit --raw=rsna --mapping=download --out=audit.json
@@ -18,32 +18,8 @@ The folder of images may be missing; then near-duplicates are not looked for, an
 and pixel spacing come from --metadata alone: a CSV file with the columns patientId, ViewPosition,
 PatientSex, PatientAge and PixelSpacing."""
 
-CONFOUNDERS = {
-    "view": "ViewPosition",
-    "sex": "PatientSex",
-    "age": "PatientAge",
-    "spacing": "PixelSpacing",
-}
 # The share of test by what is drawn: the literature's, and the original notebook's for rows.
 TEST_SHARES = {"patient": 0.15, "image": 0.15, "row": 0.25}
-
-
-@dataclasses.dataclass
-class Table:
-    """What is known of the images that have labels and a patient, sorted by id.
-
-    Attributes:
-      ids, patients: (images,) names.
-      label: (images,) 0 or 1.
-      rows: (images,) rows in the table of labels.
-      left_out: how many ids the tables contradict themselves about, or the mapping lacks.
-    """
-
-    ids: list[str]
-    patients: list[str]
-    label: Any
-    rows: Any
-    left_out: int
 
 
 def parse_args() -> argparse.Namespace:
@@ -71,6 +47,7 @@ def main() -> None:
     from etils import epath
 
     from data_prep import rsna
+    from data_prep.audit_inputs import look_at_films, read_metadata, read_table
     from data_prep.mapping import find_mapping, read_mapping
 
     raw = epath.Path(args.raw)
@@ -89,83 +66,8 @@ def main() -> None:
     print(render(result))
 
 
-def read_table(raw: Any, patients: dict[str, str]) -> Table:
-    """Raises UserError where no image is left."""
-    import numpy as np
-
-    from data_prep import rsna
-
-    labels = rsna.read_labels(raw)
-    usable = {
-        image_id: found
-        for image_id, found in sorted(labels.items())
-        if isinstance(found, rsna.Labels) and patients.get(image_id)
-    }
-    if len({patients[image_id] for image_id in usable}) < 20:
-        raise UserError(
-            f"{raw} and the mapping have fewer than 20 patients in common; give the mapping that "
-            "belongs to these tables"
-        )
-    return Table(
-        ids=list(usable),
-        patients=[patients[image_id] for image_id in usable],
-        label=np.array([found.target for found in usable.values()]),
-        rows=np.array([found.rows for found in usable.values()]),
-        left_out=len(labels) - len(usable),
-    )
-
-
-def read_metadata(path: Any, ids: list[str]) -> dict[str, dict[str, str]]:
-    """image id -> confounder -> text, from a CSV file."""
-    from data_prep.rsna import read_rows
-
-    rows = {row["patientId"]: row for row in read_rows(path, ("patientId", *CONFOUNDERS.values()))}
-    missing = next((image_id for image_id in ids if image_id not in rows), None)
-    if missing:
-        raise UserError(f"{path} has no row for {missing}; give the table of all images")
-    return {
-        image_id: {name: rows[image_id][column] for name, column in CONFOUNDERS.items()}
-        for image_id in ids
-    }
-
-
-def look_at_films(raw: Any, ids: list[str], workers: int) -> tuple[dict[str, dict[str, str]], Any]:
-    """image id -> confounder -> text, from the films; and the pairs of images that look alike."""
-    import numpy as np
-    from tqdm import tqdm
-
-    from data_prep.near_duplicates import Look, find_pairs, look_at
-    from data_prep.rsna import list_images
-    from data_prep.workers import run_tasks
-
-    files = {path.stem: os.fspath(path) for path in list_images(raw)}
-    paths = {files[image_id]: image_id for image_id in ids if image_id in files}
-    looks: dict[str, Look] = {}
-    results = run_tasks(look_at, paths, workers=workers)
-    for path, look in tqdm(results, "films", len(paths), unit="image"):
-        if isinstance(look, Look):
-            looks[paths[path]] = look
-    if len(looks) < len(ids):
-        print(f"warning: {len(ids) - len(looks)} films are missing or refused", file=sys.stderr)
-    place = {image_id: i for i, image_id in enumerate(ids)}
-    seen = sorted(looks)
-    pairs = find_pairs(np.array([looks[image_id].hash for image_id in seen]))
-    headers: dict[str, dict[str, str]] = {image_id: {} for image_id in ids} | {
-        image_id: {
-            "view": look.header["view_position"],
-            "sex": look.header["patient_sex"],
-            "age": ""
-            if look.header["patient_age"] is None
-            else f"{look.header['patient_age']:.0f}",
-            "spacing": str(look.header["pixel_spacing"] or ""),
-        }
-        for image_id, look in looks.items()
-    }
-    return headers, np.array([place[image_id] for image_id in seen])[pairs]
-
-
 def audit(
-    table: Table, metadata: dict[str, dict[str, str]] | None, duplicates: Any, draws: int
+    table: "Table", metadata: dict[str, dict[str, str]] | None, duplicates: Any, draws: int
 ) -> dict[str, Any]:
     """Every figure, as it is written to the JSON file."""
     import numpy as np
@@ -211,12 +113,13 @@ def audit(
 
 
 def confounders(
-    table: Table, patient: Any, metadata: dict[str, dict[str, str]], draws: int
+    table: "Table", patient: Any, metadata: dict[str, dict[str, str]], draws: int
 ) -> dict[str, Any]:
     """Per confounder the positive rate of each value, and the AUROC; and the union's AUROC."""
     import numpy as np
     from tqdm import tqdm
 
+    from data_prep.audit_inputs import CONFOUNDERS
     from data_prep.confounders import category, confounder_auroc
 
     values = {

@@ -7,9 +7,7 @@ TFDS and starts fast.
 import dataclasses
 import io
 import logging
-import math
 import os
-import re
 import warnings
 import zlib
 from pathlib import Path
@@ -26,6 +24,7 @@ from pydicom.pixels import get_decoder
 
 from data_prep.codestream import parse_codestream
 from data_prep.grey import to_grey
+from data_prep.header import HEADER_KEYWORDS, read_header
 from data_prep.refusal import REFUSAL_CODES, DicomRefusal
 
 __all__ = ["MAX_PIXELS", "REFUSAL_CODES", "DicomRefusal", "Radiograph", "read_radiograph"]
@@ -59,30 +58,9 @@ _PIXEL_KEYWORDS = (
     "PresentationLUTShape",
     "PixelData",
 )
-_TEXT_KEYWORDS = {
-    "sop_class_uid": "SOPClassUID",
-    "sop_instance_uid": "SOPInstanceUID",
-    "study_instance_uid": "StudyInstanceUID",
-    "series_instance_uid": "SeriesInstanceUID",
-    "patient_id": "PatientID",
-    "patient_name": "PatientName",
-    "patient_sex": "PatientSex",
-    "patient_birth_date": "PatientBirthDate",
-    "study_date": "StudyDate",
-    "study_time": "StudyTime",
-    "study_id": "StudyID",
-    "accession_number": "AccessionNumber",
-    "modality": "Modality",
-    "body_part": "BodyPartExamined",
-    "series_description": "SeriesDescription",
-    "view_position": "ViewPosition",
-    "photometric": "PhotometricInterpretation",
-}
-_OTHER_KEYWORDS = ("PatientAge", "PixelSpacing", "ImagerPixelSpacing")
 # Only these are parsed: a file's other thousand elements can neither slow nor break the reading.
 _TAGS: list[Any] = [
-    tag_for_keyword(keyword)
-    for keyword in (*_PIXEL_KEYWORDS, *_TEXT_KEYWORDS.values(), *_OTHER_KEYWORDS)
+    tag_for_keyword(keyword) for keyword in (*_PIXEL_KEYWORDS, *HEADER_KEYWORDS)
 ] + [group << 16 | 0x0102 for group in range(0x6000, 0x6020, 2)]  # OverlayBitPosition
 
 
@@ -123,7 +101,7 @@ def read_radiograph(
         dataset, syntax = _parse(data, 2 * max_pixels)
         doing = "bad_header"
         _check(dataset, syntax, max_pixels)
-        header = _header(dataset)
+        header = read_header(dataset)
         doing = "undecodable"
         stored, bits = _decode(dataset, syntax)
         doing = "bad_header"
@@ -275,46 +253,3 @@ def _integer(dataset: pydicom.Dataset, keyword: str, default: int | None = None)
             raise DicomRefusal("bad_header", f"{keyword} is missing")
         return default
     return int(value)
-
-
-def _header(dataset: pydicom.Dataset) -> dict[str, Any]:
-    header: dict[str, Any] = {key: _text(dataset, word) for key, word in _TEXT_KEYWORDS.items()}
-    if not header["view_position"]:  # the RSNA challenge has it here too
-        found = re.match(r"view: (\w+)$", header["series_description"])
-        header["view_position"] = found[1] if found else ""
-    header["patient_age"] = parse_age(_text(dataset, "PatientAge"))
-    header["pixel_spacing"] = _spacing(dataset)
-    header["rows"], header["columns"] = int(dataset.Rows), int(dataset.Columns)
-    return header
-
-
-def _text(dataset: pydicom.Dataset, keyword: str) -> str:
-    try:
-        value = dataset.get(keyword)
-        return "" if value is None else str(value).strip().replace("\0", "")
-    except Exception:  # a damaged description is missing, no reason to refuse the image
-        return ""
-
-
-def parse_age(text: str) -> float | None:
-    """An age string ("051Y", "006M", "003W", "010D", or a bare "51") in years.
-
-    None when it is missing, malformed or no human age: the RSNA data has ages up to 155.
-    """
-    found = re.fullmatch(r"(\d{1,3})([YMWD]?)", text.strip().upper())
-    if not found:
-        return None
-    years = int(found[1]) / {"": 1, "Y": 1, "M": 12, "W": 52.18, "D": 365.25}[found[2]]
-    return years if years <= 120 else None
-
-
-def _spacing(dataset: pydicom.Dataset) -> float | None:
-    """Millimetres between rows; at the detector where it is not known in the patient."""
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
-        try:
-            spacing = float(dataset.get(keyword)[0])
-        except Exception:  # as in _text
-            continue
-        if math.isfinite(spacing) and 0 < spacing < 10:
-            return spacing
-    return None
