@@ -10,7 +10,7 @@ command again continues a run that was interrupted. Exit status: 0 finished, 2 s
 import os
 import pathlib
 import sys
-from logging import WARNING
+from logging import ERROR, INFO, WARNING, LogRecord
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -58,14 +58,18 @@ def main() -> int:
 
 
 def _log_own_lines() -> None:
-    """INFO lines of this project and clu, warnings of everybody, without absl's prefix."""
+    """INFO lines of this project and clu, errors of orbax (it warns of what is meant), warnings
+    of everybody else; without absl's prefix."""
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
     handler.setFormatter(None)
-    own = (f"{os.sep}cbam_flax{os.sep}", f"{os.sep}clu{os.sep}")
-    handler.addFilter(
-        lambda record: record.levelno >= WARNING or any(part in record.pathname for part in own)
-    )
+    levels = {"cbam_flax": INFO, "clu": INFO, "orbax": ERROR}
+
+    def wanted(record: LogRecord) -> bool:
+        folders = reversed(pathlib.Path(record.pathname).parts)  # the innermost decides
+        return record.levelno >= next((levels[f] for f in folders if f in levels), WARNING)
+
+    handler.addFilter(wanted)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

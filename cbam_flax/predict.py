@@ -82,7 +82,7 @@ class Predictor:
         single = isinstance(inputs, str | os.PathLike | np.ndarray)
         items = [inputs] if single else list(inputs)
         squares = reading.map_ahead(
-            self._square, items, workers=_cores(), ahead=2 * self.batch_size
+            self._square, items, workers=cli.cores(), ahead=2 * self.batch_size
         )
         size = min(self.batch_size, _power_of_two(len(items)))
         chunks = [
@@ -118,11 +118,6 @@ def _power_of_two(count: int) -> int:
     return 1 << max(count - 1, 0).bit_length()
 
 
-def _cores() -> int:
-    """Those that this process may use, which a container can limit."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cbam_flax.predict",
@@ -142,7 +137,7 @@ def main() -> int:
     )
     parser.add_argument("--batch_size", type=int, default=8, help="films at once (8)")
     parser.add_argument(
-        "--workers", type=int, default=_cores(), help="decoding processes (all cores)"
+        "--workers", type=int, default=cli.cores(), help="decoding processes (all cores)"
     )
     arguments = parser.parse_args()
     for name, least in (("batch_size", 1), ("workers", 0)):

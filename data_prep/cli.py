@@ -1,11 +1,12 @@
 """What every command of both packages shares: how an error that the caller can mend is shown."""
 
+import os
 import sys
 from collections.abc import Callable
 
 
 class UserError(Exception):
-    """Something the caller can mend. The message is one sentence that names the thing and the mend."""
+    """Something the caller can mend; the message is one sentence that names it and the mend."""
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -22,3 +23,8 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def cores() -> int:
+    """The cores that this process may use, which a container can limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     add("--aspect", choices=("letterbox", "squash"), default="letterbox")
     add("--interpolation", choices=("area", "nearest"), default="area")
     add("--voi", choices=("first", "none"), default="first", help="the VOI LUT or window to use")
-    add("--workers", type=int, default=_cores(), help="decoding processes (default: every core)")
+    add("--workers", type=int, default=cli.cores(), help="decoding processes (default: every core)")
     add(
         "--max_rejected",
         type=float,
@@ -60,10 +60,6 @@ def parse_args() -> argparse.Namespace:
     if not 0 <= args.max_rejected <= 1:
         parser.error("--max_rejected is a share, from 0 to 1")
     return args
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def main() -> None:
