@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from absl import logging
 
 from cbam_flax import (
     analysis,
@@ -71,40 +72,37 @@ def evaluate_workdir(
         explained: films whose maps are scored against their boxes; 0 leaves all maps out.
 
     Returns:
-        What metrics.json holds.
+        What metrics.json holds; nothing on other processes than the first.
 
     Raises:
         UserError: no such run, checkpoint or data, or data other than what the run was trained on.
     """
     from etils import epath
 
+    if criterion:
+        calibration.parse_criterion(criterion)  # refused before anything is computed
     folder = epath.Path(workdir)
     restored = checkpoint.load_for_inference(workdir, step)
     config = restored.config
-    batch_size = batch_size or config.evaluate.batch_size
-    load = functools.partial(
-        load_split, data_dir or config.data_dir, dataset or config.dataset, config.image_size
-    )
-    judged = load(split)
+    own = (config.data_dir, config.dataset)
+    given = (data_dir or config.data_dir, dataset or config.dataset)
+    judged = load_split(*given, config.image_size, split)
     external = not _trained_on(restored, judged)
-    if external and not (data_dir or dataset):
-        raise UserError(
-            f"{config.data_dir} no longer holds the data that {workdir} was trained on; "
-            f"prepare it again, or name other data with --data_dir"
-        )
-    if external:
-        load = functools.partial(load_split, config.data_dir, config.dataset, config.image_size)
+    load_own = functools.partial(_load_own, restored, *(own if external else given))
+    if given == own:
+        judged = load_own(split)
+    batch_size = batch_size or config.evaluate.batch_size
     predict = functools.partial(
         predict_split, restored.model, restored.variables, batch_size=batch_size
     )
-    fitted = _calibration(folder, restored, criterion, lambda: predict(load("validation")))
+    fitted = _calibration(folder, restored, criterion, lambda: predict(load_own("validation")))
     predictions = predict(judged)
     predictions["probability"] = fitted.probability(predictions["logit"])
     if jax.process_index() != 0:
         return {}
 
     try:
-        train = load("train")
+        train = load_own("train")
     except UserError:  # external validation where the training data are not at hand
         train = None
     metrics = {
@@ -112,6 +110,7 @@ def evaluate_workdir(
         "dataset": judged.manifest["dataset"],
         "split": split,
         "external": external,
+        "name": name or (f"{judged.manifest['dataset'].replace('/', '-')}-" * external + split),
         **analysis.analyse(
             predictions,
             fitted,
@@ -133,13 +132,11 @@ def evaluate_workdir(
         "provenance": evaluation_folder.provenance(restored, judged),
     }
     metrics["warnings"] = analysis.warnings(metrics)
-    name = name or (
-        f"{judged.manifest['dataset'].replace('/', '-')}-{split}" if external else split
-    )
     drawn = pictures.draw(metrics, predictions, judged, restored, folder, with_films=explained > 0)
     page = report.render(metrics, drawn)
-    evaluation_folder.write(folder / "evaluation" / name, metrics, predictions, drawn, page)
-    pictures.write_to_tensorboard(folder / "tensorboard", restored.step, name, drawn)
+    place = folder / "evaluation" / metrics["name"]
+    evaluation_folder.write(place, metrics, predictions, drawn, page)
+    pictures.write_to_tensorboard(folder / "tensorboard", restored.step, metrics["name"], drawn)
     return metrics
 
 
@@ -150,6 +147,21 @@ def _trained_on(restored: checkpoint.Restored, split: Split) -> bool:
         there.get(name, {}).get("content_sha256") == content
         for name, content in restored.fingerprint.items()
     )
+
+
+def _load_own(restored: checkpoint.Restored, data_dir: str, dataset: str, split: str) -> Split:
+    """A split of the data that the run was trained on.
+
+    Raises:
+        UserError: there are other data, or none, in their place.
+    """
+    found = load_split(data_dir, dataset, restored.config.image_size, split)
+    if not _trained_on(restored, found):
+        raise UserError(
+            f"{data_dir} no longer holds the data that the run was trained on; "
+            f"prepare them again as they were"
+        )
+    return found
 
 
 def _calibration(
@@ -185,7 +197,7 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--workdir", help="folder of the run")
     what.add_argument("--compare", nargs="+", help="folders of runs that were evaluated already")
-    parser.add_argument("--split", default="test", help="train, validation or test (the default)")
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the best)")
     parser.add_argument("--data_dir", help="other prepared data: external validation")
     parser.add_argument("--dataset", help="name, or name/variant, in that folder")
@@ -197,22 +209,28 @@ def main() -> None:
     )
     parser.add_argument(
         "--prevalence",
-        type=float,
+        type=_share,
         nargs="+",
         default=analysis.PREVALENCES,
         help="where PPV and NPV are told besides (default: %(default)s)",
     )
-    parser.add_argument("--resamples", type=int, default=bootstrap.RESAMPLES)
+    parser.add_argument(
+        "--resamples",
+        type=_count,
+        default=bootstrap.RESAMPLES,
+        help="of patients, behind every interval (default: %(default)s)",
+    )
     parser.add_argument(
         "--explained",
         type=int,
         default=EXPLAINED,
         help="films whose maps are scored against their boxes; 0: no maps (default: %(default)s)",
     )
-    parser.add_argument("--batch_size", type=int, help="images per call; changes no figure")
+    parser.add_argument("--batch_size", type=_count, help="images per call; changes no figure")
     args = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    logging.set_verbosity(logging.ERROR)  # orbax warns of what is meant
     if args.compare:
         print(compare.markdown(compare.compare(args.compare, args.name or args.split)))
         return
@@ -231,7 +249,20 @@ def main() -> None:
     )
     for warning in metrics["warnings"]:
         print(warning)
-    print(f"AUROC {plots.shown(metrics['auroc'])} on {metrics['n']} images")
+    print(f"AUROC {plots.shown(metrics['auroc'])} on {metrics['n']:,} images")
+    print(f"report: {args.workdir}/evaluation/{metrics['name']}/report.html")
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    if not 0 < float(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return float(text)
 
 
 if __name__ == "__main__":
