@@ -70,7 +70,7 @@ def grad_cam(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.
 
 def occlusion(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.Array:
     """How far the logit falls when a square of the image's mean grey covers each place
-    (Zeiler and Fergus 2014, section 4.2)."""
+    (Zeiler and Fergus 2014, section 4.2); 0 where it rises."""
     size = images.shape[1]
     pixel = (jnp.arange(size) + 0.5) / size
     centre = (jnp.arange(OCCLUSION_GRID) + 0.5) / OCCLUSION_GRID
@@ -80,7 +80,7 @@ def occlusion(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax
     covered = [row[:, None] & column[None, :] for row in near for column in near]
     logits = jnp.stack([_logits_without(model, variables, images, place) for place in covered])
     fall = _logits_without(model, variables, images, jnp.zeros_like(covered[0])) - logits
-    return fall.T.reshape(-1, OCCLUSION_GRID, OCCLUSION_GRID)
+    return nn.relu(fall).T.reshape(-1, OCCLUSION_GRID, OCCLUSION_GRID)
 
 
 @functools.partial(jax.jit, static_argnums=0)
