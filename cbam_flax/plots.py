@@ -19,7 +19,10 @@ Columns = Mapping[str, np.ndarray]
 BLUE, ORANGE, CYAN, GREY = "#0072B2", "#E69F00", "#56B4E9", "#666666"
 DPI = 160
 BAND_RESAMPLES = 500
-DASH = "\N{EN DASH}"
+# An interval stays on one line.
+DASH = "\N{WORD JOINER}\N{EN DASH}\N{WORD JOINER}"
+MINUS = "\N{MINUS SIGN}"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 _GRID = np.linspace(0, 1, 201)
 
 
@@ -57,7 +60,7 @@ def precision_recall(predictions: Columns, metrics: Mapping[str, Any]) -> Figure
 
 
 def reliability(predictions: Columns, metrics: Mapping[str, Any]) -> Figure:
-    """Observed frequency against predicted probability in ten bins, before and after Platt."""
+    """Observed frequency against predicted probability, by tenths of the images."""
     figure, axes = _square("predicted probability", "observed frequency")
     axes.plot([0, 1], [0, 1], color=GREY, ls=":", label="perfect")
     raw = 1 / (1 + np.exp(-predictions["logit"]))
@@ -65,7 +68,9 @@ def reliability(predictions: Columns, metrics: Mapping[str, Any]) -> Figure:
         (raw, ORANGE, "s--", "as trained", metrics["uncalibrated"]["ece"]),
         (predictions["probability"], BLUE, "o-", "calibrated", metrics["ece"]),
     ):
-        observed, predicted = calibration_curve(predictions["label"], probability, n_bins=10)
+        observed, predicted = calibration_curve(
+            predictions["label"], probability, n_bins=10, strategy="quantile"
+        )
         axes.plot(predicted, observed, style, color=colour, label=f"{name}, ECE {shown(ece)}")
     axes.legend(fontsize=8)
     return figure
@@ -127,7 +132,7 @@ def subgroup_forest(metrics: Mapping[str, Any]) -> Figure:
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.set_ylim(len(rows) - 0.5, -1.4)
-    axes.legend(fontsize=8, loc="upper left", ncols=2, frameon=False)
+    axes.legend(fontsize=8, loc="upper left", ncols=2)
     return figure
 
 
@@ -195,10 +200,12 @@ def films(
 
 
 def shown(figure: Mapping[str, float | None]) -> str:
-    """`0.874 (0.85-0.90)`: a figure with its interval, for people."""
+    """`0.874 (0.85–0.90)` or `0.01 (−0.02 to 0.04)`: a figure with its interval, for people."""
     if figure["value"] is None:
         return "undefined"
-    return f"{figure['value']:.3f} ({figure['low']:.3f}{DASH}{figure['high']:.3f})"
+    value, low, high = (f"{figure[key]:.3f}" for key in ("value", "low", "high"))
+    between = f"{NO_BREAK}to{NO_BREAK}" if low.startswith("-") else DASH
+    return f"{value} ({low}{between}{high})".replace("-", MINUS)
 
 
 def _axes(xlabel: str, ylabel: str, size: tuple[float, float] = (4.6, 3.6)) -> tuple[Figure, Axes]:

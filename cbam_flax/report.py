@@ -8,7 +8,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cbam_flax.plots import DASH, shown
+from cbam_flax.plots import shown
 
 # File, heading, and what the picture shows, for those who cannot see it.
 CURVES = (
@@ -47,12 +47,14 @@ h3{font-size:1rem;margin:.3rem 0}
 .headline{font-size:1.7rem;font-weight:700;line-height:1.2}
 .warning{border-left:.4rem solid #D55E00;background:#fff4ec;padding:.5rem .8rem;margin:.5rem 0}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1rem}
-figure{margin:0;break-inside:avoid}img{max-width:100%;height:auto}
+figure{margin:0;break-inside:avoid}img{max-width:min(100%,44rem);height:auto}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #ccc;
 vertical-align:top}
 .long td{overflow-wrap:anywhere;font-size:.8rem}small,.small{color:#555}
-@media print{body{max-width:none;font-size:11px}details>*{display:block}h2{break-after:avoid}}
+@media (max-width:40rem){table{font-size:.85rem}th,td{padding-right:.5rem}}
+@media print{body{max-width:none;font-size:11px}h2,h3{break-after:avoid}img{max-height:22cm;
+max-width:100%}}
 """
 
 
@@ -85,7 +87,7 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         _data(metrics),
         _picture(pictures, *TRAINING),
         "<h2>Provenance</h2>",
-        f"<div class=long>{_table(('', ''), _flatten(metrics['provenance']))}</div>",
+        _provenance(metrics),
         "<p class=small>Research only. Not a medical device.</p>",
     ]
     return (
@@ -203,6 +205,15 @@ def _data(metrics: Mapping[str, Any]) -> str:
     )
 
 
+def _provenance(metrics: Mapping[str, Any]) -> str:
+    rest = dict(metrics["provenance"])
+    config = _table(("", ""), _flatten(rest.pop("config")))
+    return (
+        f"<div class=long>{_table(('', ''), _flatten(rest))}"
+        f"<details><summary>Configuration</summary>{config}</details></div>"
+    )
+
+
 def _picture(pictures: Mapping[str, bytes], name: str, heading: str, alt: str) -> str:
     if name not in pictures:
         return ""
@@ -237,5 +248,4 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]
 
 
 def _text(value: Any) -> str:
-    """Escaped, with intervals kept on one line."""
-    return html.escape(str(value)).replace(DASH, f"&NoBreak;{DASH}&NoBreak;")
+    return html.escape(str(value))
