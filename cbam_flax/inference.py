@@ -46,6 +46,12 @@ def predict_split(
     granule = group * mesh.size
     batch_size = -(-batch_size // granule) * granule
     forward = _forward(model, mesh, group)
+    if jax.process_count() > 1:
+        # A restored checkpoint lies on one device of each process; only from the host can they
+        # place it together on the mesh that they share.
+        variables = jax.tree.map(
+            lambda leaf: leaf if _spans_processes(leaf) else np.asarray(leaf), variables
+        )
     variables = jax.device_put(variables, replicated(mesh))
     sharding = NamedSharding(mesh, P(AXES))
     shape = (batch_size, *split.images.shape[1:])
@@ -67,6 +73,10 @@ def predict_split(
     columns |= {"probability": scipy.special.expit(logit), "logit": logit}
     columns |= {name: split.columns[name] for name in FURTHER_COLUMNS}
     return with_known_patients(columns)
+
+
+def _spans_processes(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
 
 
 def with_known_patients(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
