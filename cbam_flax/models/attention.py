@@ -20,24 +20,22 @@ Layer = Callable[..., Any]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
-def peak(x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
-    """`jnp.max` whose gradient cannot become 0/0.
+def peak(x: jax.Array, axis: int) -> jax.Array:
+    """`jnp.max` over one axis, whose gradient goes to the first maximum, found by its index.
 
-    The gradient of a maximum goes to the elements that are equal to it. `jnp.max` tests that with
-    `==`, which may hold nowhere: compilers compute x once for the maximum and again for the
-    comparison, and round the two differently (fused multiply-adds, float32 kept in place of
-    bfloat16). Here elements within two rounding steps of the maximum share its gradient.
+    The gradient of `jnp.max` goes to the elements that equal the result. There may be none: a
+    compiler may compute x once for the maximum and once more for the comparison, and round the two
+    differently. XLA:CPU does, and the gradient is lost, or 0/0 (see docs/architecture.md).
     """
     return jnp.max(x, axis)
 
 
 @peak.defjvp
-def _peak_jvp(axis: int | tuple[int, ...], primals: Any, tangents: Any) -> tuple[Any, Any]:
+def _peak_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    top = jnp.max(x, axis, keepdims=True)
-    hit = x >= top - 2 * jnp.finfo(x.dtype).eps * jnp.abs(top)
-    count = jnp.maximum(jnp.sum(hit, axis, dtype=jnp.int32, keepdims=True), 1)
-    return jnp.squeeze(top, axis), jnp.sum(jnp.where(hit, dx, 0) / count.astype(x.dtype), axis)
+    index = jnp.argmax(x, axis, keepdims=True)
+    first = jax.lax.broadcasted_iota(index.dtype, x.shape, axis % x.ndim) == index
+    return jnp.max(x, axis), jnp.sum(jnp.where(first, dx, 0), axis)
 
 
 _STATISTICS: dict[str, Callable[..., jax.Array]] = {"mean": jnp.mean, "max": peak}
@@ -87,7 +85,8 @@ class ChannelAttention(nn.Module):
                 statistic: MLP(widths, relu_last=True, dense=self.dense, name=f"{statistic}_mlp")
                 for statistic in self.statistics
             }
-        logits = sum(mlps[name](_STATISTICS[name](x, axis=(1, 2))) for name in self.statistics)
+        pixels = x.reshape(x.shape[0], -1, channels)
+        logits = sum(mlps[name](_STATISTICS[name](pixels, 1)) for name in self.statistics)
         gate = nn.sigmoid(logits)[:, None, None, :]
         self.sow("intermediates", "gate", gate)
         return x * gate
@@ -108,7 +107,7 @@ class SpatialAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `(B, H, W, C)`: the input times its gate `(B, H, W, 1)`."""
-        maps = jnp.stack([_STATISTICS[name](x, axis=-1) for name in self.statistics], axis=-1)
+        maps = jnp.stack([_STATISTICS[name](x, -1) for name in self.statistics], axis=-1)
         logits = self.conv(1, (7, 7), use_bias=self.norm is None, name="conv")(maps)
         if self.norm is not None:
             logits = self.norm(name="norm")(logits)
