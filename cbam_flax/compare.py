@@ -102,7 +102,7 @@ def markdown(comparison: dict[str, Any]) -> str:
     """The comparison as two tables."""
     lines = [
         f"{comparison['n']:,} images ({comparison['name']}); in brackets the 95 % interval over "
-        f"patients, after ± the standard deviation over seeds",
+        f"patients, then the standard deviation over seeds",
         "",
         "| config | runs | " + " | ".join(FIGURES) + " |",
         "|---|--:|" + "---|" * len(FIGURES),
@@ -113,7 +113,7 @@ def markdown(comparison: dict[str, Any]) -> str:
             + (
                 ""
                 if row["sd_over_seeds"][figure] is None
-                else f" ± {row['sd_over_seeds'][figure]:.3f}"
+                else f", sd {row['sd_over_seeds'][figure]:.3f}"
             )
             for figure in FIGURES
         ]

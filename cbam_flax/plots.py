@@ -19,10 +19,6 @@ Columns = Mapping[str, np.ndarray]
 BLUE, ORANGE, CYAN, GREY = "#0072B2", "#E69F00", "#56B4E9", "#666666"
 DPI = 160
 BAND_RESAMPLES = 500
-# An interval stays on one line.
-DASH = "\N{WORD JOINER}\N{EN DASH}\N{WORD JOINER}"
-MINUS = "\N{MINUS SIGN}"
-NO_BREAK = "\N{NO-BREAK SPACE}"
 _GRID = np.linspace(0, 1, 201)
 
 
@@ -200,12 +196,10 @@ def films(
 
 
 def shown(figure: Mapping[str, float | None]) -> str:
-    """`0.874 (0.85–0.90)` or `0.01 (−0.02 to 0.04)`: a figure with its interval, for people."""
+    """`0.874 (0.850 to 0.900)`: a figure with its interval, for people."""
     if figure["value"] is None:
         return "undefined"
-    value, low, high = (f"{figure[key]:.3f}" for key in ("value", "low", "high"))
-    between = f"{NO_BREAK}to{NO_BREAK}" if low.startswith("-") else DASH
-    return f"{value} ({low}{between}{high})".replace("-", MINUS)
+    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
 
 
 def _axes(xlabel: str, ylabel: str, size: tuple[float, float] = (4.6, 3.6)) -> tuple[Figure, Axes]:

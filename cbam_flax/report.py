@@ -100,7 +100,7 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
 
 def _headline(metrics: Mapping[str, Any]) -> str:
     cards = [
-        ("AUROC", shown(metrics["auroc"]), ""),
+        ("AUROC", _shown(metrics["auroc"]), ""),
         (
             "sensitivity / specificity",
             f"{_short(metrics['sensitivity'])} / {_short(metrics['specificity'])}",
@@ -109,7 +109,7 @@ def _headline(metrics: Mapping[str, Any]) -> str:
     ]
     if metrics["baselines"]:
         best = metrics["best_baseline"]
-        gain = shown(metrics["baselines"][best]["gain"])
+        gain = _shown(metrics["baselines"][best]["gain"])
         cards.append(("AUROC above the best shortcut", gain, f"which is {best}"))
     return (
         "<div class=grid>"
@@ -123,9 +123,9 @@ def _headline(metrics: Mapping[str, Any]) -> str:
 
 def _figures(metrics: Mapping[str, Any]) -> str:
     point = metrics["calibration"]
-    rows = [(NAMES.get(name, name), shown(metrics[name])) for name in FIGURES]
+    rows = [(NAMES.get(name, name), _shown(metrics[name])) for name in FIGURES]
     shifted = [
-        (f"{row['prevalence']:.1%}", shown(row["ppv"]), shown(row["npv"]))
+        (f"{row['prevalence']:.1%}", _shown(row["ppv"]), _shown(row["npv"]))
         for row in metrics["at_prevalence"]
     ]
     return (
@@ -142,7 +142,7 @@ def _baselines(metrics: Mapping[str, Any]) -> str:
     if not metrics["baselines"]:
         return ""
     rows = [
-        (name, shown(row["auroc"]), shown(row["gain"]))
+        (name, _shown(row["auroc"]), _shown(row["gain"]))
         for name, row in metrics["baselines"].items()
     ]
     return (
@@ -158,9 +158,9 @@ def _subgroups(metrics: Mapping[str, Any]) -> str:
         (
             f"{row['group']}: {row['member']}",
             f"{row['n_positive']:,} / {row['n']:,}",
-            shown(row["auroc"]),
-            shown(row["sensitivity"]),
-            shown(row["specificity"]),
+            _shown(row["auroc"]),
+            _shown(row["sensitivity"]),
+            _shown(row["specificity"]),
             "small" if row["small"] else "",
         )
         for row in metrics["subgroups"]
@@ -178,9 +178,9 @@ def _localisation(metrics: Mapping[str, Any]) -> str:
     rows = [
         (
             source.replace("_", " "),
-            shown(row["pointing"]),
-            shown(row["energy"]),
-            shown(row["energy_gain"]) if "energy_gain" in row else "",
+            _shown(row["pointing"]),
+            _shown(row["energy"]),
+            _shown(row["energy_gain"]) if "energy_gain" in row else "",
         )
         for source, row in metrics["localisation"]["scores"].items()
     ]
@@ -212,6 +212,12 @@ def _provenance(metrics: Mapping[str, Any]) -> str:
         f"<div class=long>{_table(('', ''), _flatten(rest))}"
         f"<details><summary>Configuration</summary>{config}</details></div>"
     )
+
+
+def _shown(figure: Mapping[str, float | None]) -> str:
+    """As in `plots.shown`, with the interval kept on one line."""
+    unbroken = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
+    return shown(figure).replace(" to ", unbroken).replace("-", "\N{MINUS SIGN}")
 
 
 def _picture(pictures: Mapping[str, bytes], name: str, heading: str, alt: str) -> str:

@@ -139,10 +139,5 @@ def test_tensorboard_gets_the_same_pixels(tmp_path):
 
 
 def test_figures_are_shown_with_their_interval():
-    shown = plots.shown({"value": 0.87412, "low": 0.8, "high": 0.9})
-    assert shown.replace("\N{WORD JOINER}", "") == "0.874 (0.800\N{EN DASH}0.900)"
-    shown = plots.shown({"value": -0.01, "low": -0.05, "high": 0.03})
-    assert shown.replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-") == (
-        "-0.010 (-0.050 to 0.030)"
-    )
+    assert plots.shown({"value": -0.01, "low": -0.05, "high": 0.03}) == "-0.010 (-0.050 to 0.030)"
     assert plots.shown({"value": None, "low": None, "high": None}) == "undefined"
