@@ -53,8 +53,8 @@ th,td{text-align:left;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #ccc;
 vertical-align:top}
 .long td{overflow-wrap:anywhere;font-size:.8rem}small,.small{color:#555}
 @media (max-width:40rem){table{font-size:.85rem}th,td{padding-right:.5rem}}
-@media print{body{max-width:none;font-size:11px}h2,h3{break-after:avoid}img{max-height:22cm;
-max-width:100%}}
+@media print{body{max-width:none;font-size:11px}h2,h3{break-after:avoid}
+.scroll{break-inside:avoid}img{max-height:22cm;max-width:100%}}
 """
 
 
@@ -132,7 +132,7 @@ def _figures(metrics: Mapping[str, Any]) -> str:
         f"<div class=grid><div>{_table(('figure', 'value'), rows)}</div><div>"
         f"<p>Operating point: positive from a calibrated probability of "
         f"{metrics['threshold']:.3f} on ({_text(point['criterion'])}). It and the calibration "
-        f"were fitted on the {_text(point['split'])} split of the training data alone "
+        f"were fitted on the run's {_text(point['split'])} split alone "
         f"({point['n']:,} images).</p><h3>Where another share of people is ill</h3>"
         f"{_table(('prevalence', 'PPV', 'NPV'), shifted)}</div></div>"
     )
