@@ -113,3 +113,22 @@ def test_predictive_values_by_bayes():
     ppv, npv = statistics.predictive_values(np.array(0.9), np.array(0.8), 0.1)
     assert ppv == pytest.approx(0.09 / (0.09 + 0.18))
     assert npv == pytest.approx(0.72 / (0.72 + 0.01))
+
+
+def test_patients_behind_each_figure_by_hand():
+    label = np.array([1, 1, 0, 0, 0, 0])
+    called = np.array([True, True, True, False, False, False])
+    patient = np.array(["a", "a", "b", "b", "c", "d"])
+    found = statistics.patients_behind(label, called, patient)
+    assert found["sensitivity"] == 1
+    assert found["specificity"] == 3
+    assert (found["ppv"], found["npv"]) == (2, 3)
+    assert found["auroc"] == found["average_precision"] == found["f1"] == 1
+    assert found["accuracy"] == found["brier"] == 4
+
+
+def test_interval_of_ece_reaches_below_the_figure(data):
+    # The resamples alone would not: each adds its own scatter to the bins.
+    label, probability, patient = data
+    found = statistics.figures_with_intervals(label, probability, patient, 0.4, 300)["ece"]
+    assert found["value"] - found["low"] == pytest.approx(found["high"] - found["value"], rel=0.3)
