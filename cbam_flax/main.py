@@ -9,6 +9,7 @@ command again continues a run that was interrupted. Exit status: 0 finished, 2 s
 
 import os
 import pathlib
+import re
 import sys
 from logging import ERROR, INFO, WARNING, LogRecord
 
@@ -83,8 +84,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
             raise cli.UserError(f"{rest[1]!r} is no flag; values are given as --name=VALUE")
         return rest
     except (AttributeError, KeyError) as error:  # ml_collections: no such key
-        key = str(error.args[0]).strip("\"'")
-        print(f"error: the config has no key {key!r}; see configs/", file=sys.stderr)
+        key, *hint = re.sub(r"\\n|[\\'\"]", " ", str(error)).split()
+        print(
+            f"error: the config has no key {key}; {' '.join(hint) or 'see configs/'}",
+            file=sys.stderr,
+        )
     except (flags.Error, TypeError, ValueError, cli.UserError) as error:
         print(f"error: {' '.join(str(error).split())}; see --help", file=sys.stderr)
     sys.exit(2)
