@@ -28,7 +28,8 @@ demo: .venv/installed
 		--config.data_dir=$(DEMO)/data
 	$(BIN)/python -m cbam_flax.export --workdir=$(DEMO)/run --out=$(DEMO)/bundle
 	$(BIN)/python -m data_prep.synthetic --out=$(NEW) --images=10 --seed=1
-	$(BIN)/python -m cbam_flax.predict --bundle=$(DEMO)/bundle --out=$(DEMO)/predictions $(NEW)
+	$(BIN)/python -m cbam_flax.predict --bundle=$(DEMO)/bundle --out=$(DEMO)/predictions \
+		$(NEW)/stage_2_train_images
 	@echo "report: $(DEMO)/run/evaluation/test/report.html"
 
 test: .venv/installed
