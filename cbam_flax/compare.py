@@ -13,7 +13,7 @@ from cbam_flax.plots import shown
 from data_prep.cli import UserError
 
 FIGURES = ("auroc", "average_precision", "brier")
-NOT_A_DIFFERENCE = ("seed", *FREE_ON_RESUME)
+NOT_A_DIFFERENCE = {"seed", "evaluate.batch_size", "evaluate.at_end", *FREE_ON_RESUME}
 
 
 def compare(
@@ -137,7 +137,9 @@ def _group(workdirs: Sequence[str], of_runs: Sequence[dict[str, Any]]) -> dict[s
     configs = []
     for config in of_runs:
         leaves = flatten(ConfigDict(config))
-        configs.append({k: v for k, v in leaves.items() if k.split(".")[0] not in NOT_A_DIFFERENCE})
+        configs.append(
+            {k: v for k, v in leaves.items() if not NOT_A_DIFFERENCE & {k, k.split(".")[0]}}
+        )
     keys = sorted(set().union(*configs))
     differing = [key for key in keys if len({str(config.get(key)) for config in configs}) > 1]
     groups: dict[str, list[str]] = {}

@@ -60,7 +60,10 @@ def test_equal_runs_do_not_differ(write_run):
 
 
 def test_where_a_run_was_made_is_no_difference(write_run):
-    runs = [write_run("a"), write_run("bb", data_dir="elsewhere", **{"mesh.fsdp": 2})]
+    runs = [
+        write_run("a"),
+        write_run("bb", data_dir="elsewhere", **{"mesh.fsdp": 2, "evaluate.batch_size": 3}),
+    ]
     found = compare.compare(runs, "test", resamples=20)
     assert list(found["groups"]) == ["all"]
     assert found["differences"] == []
