@@ -25,7 +25,7 @@ def peak(x: jax.Array, axis: int) -> jax.Array:
 
     The gradient of `jnp.max` goes to the elements that equal the result. There may be none: a
     compiler may compute x once for the maximum and once more for the comparison, and round the two
-    differently. XLA:CPU does, and the gradient is lost, or 0/0 (see docs/architecture.md).
+    differently. XLA:CPU does, and the gradient is lost or becomes 0/0 (docs/architecture.md).
     """
     return jnp.max(x, axis)
 

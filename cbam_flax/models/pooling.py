@@ -23,8 +23,8 @@ def max_pool(x: jax.Array) -> jax.Array:
     """2x2 maximum, stride 2; an odd last row or column is dropped.
 
     The larger of two is chosen by comparing the two. The gradient of `jnp.maximum` compares each
-    with the RESULT, and a compiler that computes x again for it, rounded differently, finds neither
-    equal and drops the gradient: under XLA:CPU by half at 33 x 29 pixels, even in float64.
+    with the RESULT, and a compiler that computes them again for that, rounded differently, finds
+    neither equal and drops the gradient (docs/architecture.md, "A maximum's gradient").
     """
     return reduce(lambda a, b: jnp.where(a >= b, a, b), _corners(x))
 
