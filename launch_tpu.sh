@@ -361,12 +361,13 @@ copy_code() {
 }
 
 follow() {
-  local status line limit=()
+  local status=0 line last=0 try=0 limit=()
   while true; do
     ((SECONDS < DEADLINE)) || return "$EXPIRED"
     [[ ! $MAX_HOURS ]] || limit=(timeout --foreground $((DEADLINE - SECONDS)))
-    line=$(($(wc -l <"$LOG") + 1))
-    status=0
+    line=$(($(wc -l <"$LOG") + 1)) status=0
+    try=$((line > last ? 0 : try + 1)) last=$line # connections that brought nothing
+    ((try < SSH_TRIES)) || return "$LOST"
     do_ "${limit[@]}" gcloud compute tpus tpu-vm ssh "$NAME" --worker=0 "${KEEPALIVE[@]}" \
       --command="$REMOTE follow $NAME $line" "${WHERE[@]}" | tee -a "$LOG" || status=$?
     case $status in

@@ -130,7 +130,7 @@ def take_away(workers: int) -> None:
     for worker in range(workers):
         for pid in home(worker).glob("cbam_flax/runs/*/pid"):
             os.killpg(int(pid.read_text()), signal.SIGKILL)
-        shutil.rmtree(home(worker))
+        home(worker).rename(CLOUD / f"gone{worker}")
     world = json.loads((CLOUD / "world.json").read_text())
     (CLOUD / "world.json").write_text(json.dumps(world | {"vm": "PREEMPTED"}))
 
