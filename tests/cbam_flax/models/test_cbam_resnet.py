@@ -203,7 +203,7 @@ def test_zero_initialised_blocks_learn_from_the_second_step_on(jit, random_varia
 
 def float64_setup(random_variables, **settings):
     model = create_model(
-        {"width": 0.125, "reduction": 4, "dtype": "float64", "param_dtype": "float64"} | settings
+        {"width": 0.25, "reduction": 4, "dtype": "float64", "param_dtype": "float64"} | settings
     )
     x = np.float64(images(8, 33, 29))
     variables = random_variables(model, x)
@@ -212,7 +212,10 @@ def float64_setup(random_variables, **settings):
 
 @pytest.mark.parametrize("preset", ["cbam_resnet", "notebook"])
 def test_gradient_is_the_slope_of_the_loss(preset, jit, random_variables):
-    """In float64, along random directions: no maximum loses its gradient under jit."""
+    """In float64, along random directions: no maximum loses its gradient under jit.
+
+    At this width and size XLA:CPU does lose that of `jnp.max` and of `jnp.maximum`.
+    """
     with jax.enable_x64(True):
         model, variables, x = float64_setup(random_variables, preset=preset)
         loss = train_loss(model, variables, x, np.tile(LABELS, 2))
