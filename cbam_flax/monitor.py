@@ -51,7 +51,9 @@ class JsonlWriter(metric_writers.MultiWriter):
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         row = self._rows.setdefault(step, {"step": step})
         row |= {name: round(float(value), 6) for name, value in scalars.items()}
-        self._path.write_text("".join(json.dumps(line) + "\n" for line in self._rows.values()))
+        draft = self._path.with_name(f".{self._path.name}")
+        draft.write_text("".join(json.dumps(line) + "\n" for line in self._rows.values()))
+        draft.replace(self._path)  # kill -9 while writing must not cost the lines before
 
 
 def make_writer(workdir: str, start: int) -> metric_writers.MetricWriter:

@@ -30,7 +30,7 @@ def command(data_dir, workdir, *more):
         sys.executable,
         "-m",
         "cbam_flax.main",
-        "--config=configs/pneumoniamnist.py",
+        "--config=configs/pneumoniamnist.py:pool=max,context=none,head=gap",
         f"--workdir={workdir}",
         f"--config.data_dir={data_dir}",
         "--config.model.width=0.0625",
