@@ -34,7 +34,7 @@ def main() -> int:
     for flag in ("config", "workdir"):
         if flags.FLAGS[flag].value is None:
             raise cli.UserError(f"--{flag} is needed, as in the example that --help shows")
-    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    file, _, _ = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     if not os.path.exists(file):
         raise cli.UserError(f"there is no config file {file}; configs/ holds some")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
