@@ -65,14 +65,14 @@ def default_config() -> ConfigDict:
             "head": "flatten",  # flatten | gap
             "spatial_norm": "none",  # none | batch
             "stages": (64, 128, 128, 256),
-            "width": 1.0,  # multiplies stages and hidden
+            "width": 1.0,  # multiplies the stages
             "hidden": 256,
             "reduction": 16,
             "dropout": 0.0,
             "channels": 1,
             "dtype": "auto",  # compute: bfloat16 on TPU and GPU, float32 on CPU
             "param_dtype": "float32",
-            "kernel_init": "he_normal",
+            "kernel_init": "auto",  # as the preset does; or he_normal | glorot_uniform
             "zero_init_last_bn": False,
             "remat": False,  # recompute each block in the backward pass: less memory, more time
         }

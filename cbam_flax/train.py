@@ -151,6 +151,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
                 metrics=figures,
             )
         if stop and number < total_steps:
+            reporter.read(*previous)
             manager.wait_until_finished()
             writer.flush()
             logging.warning("stopped by a signal after step %d, which is saved", number)
