@@ -89,7 +89,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
             f"error: the config has no key {key}; {' '.join(hint) or 'see configs/'}",
             file=sys.stderr,
         )
-    except (flags.Error, TypeError, ValueError, cli.UserError) as error:
+    except (flags.Error, OSError, TypeError, ValueError, cli.UserError) as error:
         print(f"error: {' '.join(str(error).split())}; see --help", file=sys.stderr)
     sys.exit(2)
 

@@ -17,6 +17,7 @@ from cbam_flax import optimizer as optimizer_lib
 from cbam_flax import step as step_lib
 from cbam_flax.augment import augment
 from cbam_flax.models import create_model
+from data_prep.cli import UserError
 
 INTERRUPTED = 75  # exit status after a save on SIGTERM (EX_TEMPFAIL): the same command continues
 
@@ -33,6 +34,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
         UserError: a config, data set or workdir that does not fit, or a step that is not finite.
     """
     config_lib.check(config)
+    try:
+        model = create_model(config.model)
+    except ValueError as error:
+        raise UserError(f"config.{error}") from error
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_divisible(mesh, image_size=config.image_size, batch_size=config.batch_size)
 
@@ -56,8 +61,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
     fingerprint = {split.name: split.fingerprint for split in (train, validation)}
     checkpoint.claim_workdir(workdir, config, fingerprint)
 
-    # Model, optimizer, and the state as shapes with their places on the mesh.
-    model = create_model(config.model)
+    # The optimizer, and the state as shapes with their places on the mesh.
     schedule = optimizer_lib.make_schedule(
         config.optimizer,
         total_steps=total_steps,

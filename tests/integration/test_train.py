@@ -165,7 +165,7 @@ def test_two_processes_train_the_same_as_one(finished, prepared, environment, tm
         ("--config.seed=1", "another config or other data (seed: 0 -> 1)"),
         ("--config.sed=1", "no key sed; Did you mean seed"),
         ("--config.data_dir=nowhere", "no prepared data in nowhere"),
-        ("--config=configs/nothing.py", "no config file configs/nothing.py"),
+        ("--config=configs/nothing.py", "configs/nothing.py"),
         ("--config.mesh.data=3", "does not fit 1 devices"),
         ("--config.model.attention=all", "model.attention is 'all'"),
         ("--config.duration.epochs=1", "exactly one of steps, epochs, examples"),
