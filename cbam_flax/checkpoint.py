@@ -111,8 +111,14 @@ def claim_workdir(workdir: str, config: ConfigDict, fingerprint: dict[str, str])
             )
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        config_file.write_text(config.to_json(indent=2) + "\n")
-        data_file.write_text(json.dumps(fingerprint, indent=2) + "\n")
+        texts = {
+            config_file: config.to_json(indent=2),
+            data_file: json.dumps(fingerprint, indent=2),
+        }
+        for file, text in texts.items():
+            draft = file.with_name(f".{file.name}")
+            draft.write_text(text + "\n")
+            draft.replace(file)  # kill -9, or another process that reads, never meets half a file
 
 
 @dataclasses.dataclass(frozen=True)

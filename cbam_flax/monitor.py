@@ -76,6 +76,7 @@ def log_start(
     compiled: jax.stages.Compiled,
     mesh: jax.sharding.Mesh,
     splits: list[Split],
+    epoch_size: int,
     total_steps: int,
 ) -> None:
     """Logs the parameters, the mesh, the data, and what one compiled step needs."""
@@ -101,9 +102,11 @@ def log_start(
             split.fingerprint[:12],
         )
     logging.info(
-        "%d steps of %d images; a step needs %.0f MiB per device and %.2f GFLOP per image",
+        "%d steps of %d images, %d images per epoch; "
+        "a step needs %.0f MiB per device and %.2f GFLOP per image",
         total_steps,
         config.batch_size,
+        epoch_size,
         size,
         flops_of(compiled) * mesh.shape["spatial"] / per_device / 1e9,
     )

@@ -2,6 +2,9 @@
 
 import functools
 import signal
+import sys
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -96,7 +99,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
     compiled = train_step.lower(
         abstract_state, input_pipeline.abstract_batch(config.batch_size, config.image_size, mesh)
     ).compile()
-    monitor.log_start(config, state, compiled, mesh, [train, validation], total_steps)
+    monitor.log_start(
+        config, state, compiled, mesh, [train, validation], order.epoch_size, total_steps
+    )
 
     writer = monitor.make_writer(workdir, start)
     if start == 0:
@@ -121,10 +126,18 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
             else None
         ),
     )
-    interrupted = _catch_sigterm()
+    interrupted = threading.Event()
+    _on_sigterm(interrupted.set)
+
+    def out_of_patience(number: int) -> bool:
+        waited = (number - (manager.best_step() or number)) // evaluate_every
+        return 0 < config.early_stopping <= waited
 
     previous: tuple[int, Any] | None = None
     for number in range(start + 1, total_steps + 1):
+        if out_of_patience(number - 1):  # asked here, a run that stopped early stays stopped
+            logging.info("no better validation AUROC: stopping after step %d", number - 1)
+            break
         batch = next(batches)
         with jax.transfer_guard("disallow"):
             state, metrics = compiled(state, batch)
@@ -135,7 +148,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
         if config.profile:
             profile(number)
 
-        stop = interrupted() or manager.reached_preemption(number)
+        stop = interrupted.is_set() or manager.reached_preemption(number)
         figures = None
         if number % evaluate_every == 0 or number == total_steps:
             with reporter.paused():
@@ -160,31 +173,27 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
             writer.flush()
             logging.warning("stopped by a signal after step %d, which is saved", number)
             return INTERRUPTED
-        if config.early_stopping and figures:
-            waited = (number - (manager.best_step() or number)) // evaluate_every
-            if waited >= config.early_stopping:
-                logging.info("no better validation AUROC for %d evaluations: stopping", waited)
-                break
 
     if previous:
         reporter.read(*previous)
     writer.flush()
     manager.wait_until_finished()
     manager.close()
+    _on_sigterm(lambda: sys.exit(INTERRUPTED))  # nothing is left to save
+    if interrupted.is_set():
+        return INTERRUPTED
     for split_name in config.evaluate.at_end:
         evaluate.evaluate_workdir(workdir, split_name)
     return 0
 
 
-def _catch_sigterm() -> Any:
-    """A function that says whether SIGTERM has come; the signal itself no longer ends the process.
+def _on_sigterm(action: Callable[[], None]) -> None:
+    """Lets SIGTERM do this instead of ending the process.
 
     With several processes orbax agrees on a common step instead (`reached_preemption`).
     """
-    received = []
     if jax.process_count() == 1:
-        signal.signal(signal.SIGTERM, lambda *_: received.append(True))
-    return lambda: bool(received)
+        signal.signal(signal.SIGTERM, lambda *_: action())
 
 
 def _write_augmented(
@@ -192,10 +201,10 @@ def _write_augmented(
 ) -> None:
     """A picture of the first augmented training images with their labels, for TensorBoard."""
     first = order.batch(0)[:32]
-    images, labels = augment(
+    # Jitted: step by step it would compile a hundred small programs at every start.
+    images, labels = jax.jit(functools.partial(augment, config=config.augment))(
         step_lib.scale_images(jax.numpy.asarray(split.images[first])),
         jax.numpy.asarray(order.labels[first], jax.numpy.float32),
         jax.random.key(config.seed),
-        config.augment,
     )
     writer.write_images(0, {"augmented": monitor.labelled_grid(np.array(images), np.array(labels))})

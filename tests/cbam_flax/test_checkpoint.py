@@ -92,3 +92,19 @@ def test_a_workdir_of_another_config_or_other_data_is_refused(tiny_config, tmp_p
     tiny_config.seed = 7
     with pytest.raises(UserError, match=r"seed: 0 -> 7"):
         checkpoint.claim_workdir(workdir, tiny_config, DATA)
+
+
+def test_a_run_never_holds_half_a_config(tiny_config, tmp_path):
+    """A second claim puts a whole new file in place of the old, which stays as it was."""
+    checkpoint.claim_workdir(str(tmp_path), tiny_config, DATA)
+    for name in ("config.json", "data.json"):
+        (tmp_path / f"old-{name}").hardlink_to(tmp_path / name)
+    checkpoint.claim_workdir(str(tmp_path), tiny_config, DATA)
+    for name in ("config.json", "data.json"):
+        assert not (tmp_path / f"old-{name}").samefile(tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json",
+        "data.json",
+        "old-config.json",
+        "old-data.json",
+    }

@@ -120,6 +120,32 @@ def test_sigterm_saves_and_the_same_command_ends_in_the_same_state(
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
 
 
+def test_sigterm_at_the_end_leaves_only_the_evaluation_to_do(prepared, environment, tmp_path):
+    line = command(prepared, tmp_path)
+    assert run_until(line, environment, f"[{STEPS}] ", signal.SIGTERM) == INTERRUPTED
+    done = run(line, environment)
+    assert done.returncode == 0, done.stderr
+    assert f"continuing after step {STEPS} of {STEPS}" in done.stderr
+    assert (tmp_path / "evaluation" / "test" / "metrics.json").exists()
+
+
+def test_a_run_that_stopped_early_stays_stopped(prepared, environment, tmp_path):
+    line = command(
+        prepared,
+        tmp_path,
+        "--config.early_stopping=1",
+        "--config.shuffle_labels=true",  # or the AUROC would only rise
+        "--config.evaluate.every.steps=1",
+        "--config.evaluate.at_end=()",
+    )
+    newest = []
+    for _ in range(2):
+        done = run(line, environment)
+        assert done.returncode == 0, done.stderr
+        newest.append(max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()))
+    assert newest[0] == newest[1] < STEPS
+
+
 def test_kill_9_loses_no_checkpoint_and_changes_no_bit(finished, prepared, environment, tmp_path):
     line = command(prepared, tmp_path)
     assert run_until(line, environment, "[7] ", signal.SIGKILL) == -signal.SIGKILL
