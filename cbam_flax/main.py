@@ -48,6 +48,8 @@ def main() -> int:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "cbam_flax", "jax"))
+    # Small programs too: those that compile in under a second are a second and a half together.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
     from cbam_flax import config as config_lib
     from cbam_flax.train import train_and_evaluate
