@@ -9,13 +9,13 @@ command again continues a run that was interrupted. Exit status: 0 finished, 2 s
 
 import os
 import pathlib
-import re
 import sys
 from logging import ERROR, INFO, WARNING, LogRecord
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from cbam_flax import command_line
 from data_prep import cli
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/, or one like them")
@@ -28,12 +28,10 @@ DISTRIBUTED = flags.DEFINE_bool(
 COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "with --coordinator_address")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "with --coordinator_address")
+PARSER = command_line.parser(__name__, needed=("config", "workdir"))
 
 
 def main() -> int:
-    for flag in ("config", "workdir"):
-        if flags.FLAGS[flag].value is None:
-            raise cli.UserError(f"--{flag} is needed, as in the example that --help shows")
     file, _, _ = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     if not os.path.exists(file):
         raise cli.UserError(f"there is no config file {file}; configs/ holds some")
@@ -75,26 +73,5 @@ def _log_own_lines() -> None:
     handler.addFilter(wanted)
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
-    """absl's parsing, but --help exits with 0 and a wrong flag is one line, exit status 2."""
-    if {"--help", "-h", "-help"} & set(argv[1:]):
-        print(f"{__doc__}\nflags:\n{flags.FLAGS.module_help(sys.modules[__name__])}")
-        sys.exit(0)
-    try:
-        rest = flags.FLAGS(argv)
-        if rest[1:]:
-            raise cli.UserError(f"{rest[1]!r} is no flag; values are given as --name=VALUE")
-        return rest
-    except (AttributeError, KeyError) as error:  # ml_collections: no such key
-        key, *hint = re.sub(r"\\n|[\\'\"]", " ", str(error)).split()
-        print(
-            f"error: the config has no key {key}; {' '.join(hint) or 'see configs/'}",
-            file=sys.stderr,
-        )
-    except (flags.Error, OSError, TypeError, ValueError, cli.UserError) as error:
-        print(f"error: {' '.join(str(error).split())}; see --help", file=sys.stderr)
-    sys.exit(2)
-
-
 if __name__ == "__main__":
-    cli.run(lambda: app.run(lambda _: sys.exit(main()), flags_parser=_parse_flags))
+    cli.run(lambda: app.run(lambda _: sys.exit(main()), flags_parser=PARSER))

@@ -4,6 +4,7 @@ Both are jitted by their callers over a mesh. Under jit a batch that is sharded 
 means, BatchNorm statistics and gradients are global without a word about devices here.
 """
 
+from functools import partial
 from typing import Any, cast
 
 import flax
@@ -11,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from cbam_flax import sharding
 from cbam_flax.augment import augment
 from cbam_flax.models import block_kernel_l2
 
@@ -160,6 +163,30 @@ def train_step(
         "skipped": ~finite,
     }
     return new.replace(step=state.step + 1), metrics
+
+
+def sharded_train_step(
+    model: nn.Module, optimizer: optax.GradientTransformation, config: ConfigDict, mesh: Mesh
+) -> tuple[Any, TrainState]:
+    """`train_step` jitted over a mesh with its state donated, and that state as shapes.
+
+    Returns:
+        The function (state, batch) -> (state, figures), and the state as ShapeDtypeStructs that
+        carry their shardings.
+    """
+    shapes = jax.eval_shape(partial(init_state, model, optimizer, config))
+    places = sharding.state_sharding(shapes, mesh)
+    step = jax.jit(
+        partial(train_step, model=model, optimizer=optimizer, config=config),
+        in_shardings=(places, sharding.batch_sharding(mesh)),
+        out_shardings=(places, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+    return step, jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        places,
+    )
 
 
 def update_ema(state: TrainState, params: Any, decay: float) -> Any:

@@ -71,13 +71,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
         warmup_steps=to_steps(config.optimizer.warmup, name="optimizer.warmup"),
     )
     optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule)
-    init = functools.partial(step_lib.init_state, model, optimizer, config)
-    state_sharding = sharding.state_sharding(jax.eval_shape(init), mesh)
-    abstract_state = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        jax.eval_shape(init),
-        state_sharding,
-    )
+    train_step, abstract_state = step_lib.sharded_train_step(model, optimizer, config, mesh)
 
     # The state: the newest checkpoint's, else a fresh one, made where it belongs.
     manager = checkpoint.make_manager(workdir, config)
@@ -86,16 +80,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
         state = checkpoint.restore(manager, start, abstract_state)
         logging.info("continuing after step %d of %d", start, total_steps)
     else:
-        state = jax.jit(init, out_shardings=state_sharding)()
+        init = functools.partial(step_lib.init_state, model, optimizer, config)
+        state = jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, abstract_state))()
 
     # The step, compiled before the loop so that its needs can be told.
     batches = input_pipeline.train_batches(train, order, mesh, start=start, stop=total_steps)
-    train_step = jax.jit(
-        functools.partial(step_lib.train_step, model=model, optimizer=optimizer, config=config),
-        in_shardings=(state_sharding, sharding.batch_sharding(mesh)),
-        out_shardings=(state_sharding, sharding.replicated(mesh)),
-        donate_argnums=0,
-    )
     compiled = train_step.lower(
         abstract_state, input_pipeline.abstract_batch(config.batch_size, config.image_size, mesh)
     ).compile()

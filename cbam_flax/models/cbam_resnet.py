@@ -6,7 +6,7 @@ B is `ResidualCBAMBlock`, P is `MixedPool`, A is `AtrousPyramid`. docs/architect
 block and says where the `notebook` preset departs from this.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -153,6 +153,13 @@ class CBAMResNet(nn.Module):
             ValueError: images of another rank, channel count or dtype, or too small.
         """
         self._check(images)
+        x = images.astype(self.dtype)
+        for run in self._stages(train).values():
+            x = run(x)
+        return x
+
+    def _stages(self, train: bool) -> dict[str, Callable[[jax.Array], jax.Array]]:
+        """The parts of the model by name, in the order they run; each may also be run alone."""
         graph = GRAPHS[self.preset]
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         auto = self.kernel_init == "auto"
@@ -182,21 +189,28 @@ class CBAMResNet(nn.Module):
             conv=conv3x3,
             mix=conv1x1,
         )
+        pool: dict[str, Layer] = {
+            "mixed": lambda name: MixedPool(conv=conv1x1, name=name),
+            "max": lambda name: max_pool,
+            "avg": lambda name: mean_pool,
+        }
 
-        x = images.astype(self.dtype)
+        def head(x: jax.Array) -> jax.Array:
+            x = x.reshape(x.shape[0], -1) if self.head == "flatten" else jnp.mean(x, axis=(1, 2))
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = nn.relu(dense(self.hidden, name="hidden")(x))
+            logits = dense(1, dtype=jnp.promote_types(self.dtype, jnp.float32), name="logit")(x)
+            return logits[:, 0]
+
+        layers: dict[str, Layer] = {}
         for number, features in enumerate(self.stages, start=1):
-            x = block(max(round(features * self.width), 1), name=f"block{number}")(x)
-            if self.pooling == "mixed":
-                x = MixedPool(conv=conv1x1, name=f"pool{number}")(x)
-            else:
-                x = max_pool(x) if self.pooling == "max" else mean_pool(x)
+            layers[f"block{number}"] = partial(block, max(round(features * self.width), 1))
+            layers[f"pool{number}"] = pool[self.pooling]
             if self.context == "aspp" and number % 2 == 0:
-                x = pyramid(name=f"context{number // 2}")(x)
-        x = x.reshape(x.shape[0], -1) if self.head == "flatten" else jnp.mean(x, axis=(1, 2))
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = nn.relu(dense(self.hidden, name="hidden")(x))
-        logits = dense(1, dtype=jnp.promote_types(self.dtype, jnp.float32), name="logit")(x)
-        return logits[:, 0]
+                layers[f"context{number // 2}"] = pyramid
+        # A submodule belongs to whichever compact call makes it, so each is made when it runs.
+        runs = {n: lambda x, n=n, layer=layer: layer(name=n)(x) for n, layer in layers.items()}
+        return runs | {"head": head}
 
     def _attention(self, graph: Graph, norm: Layer, types: dict[str, Any]) -> Layer | None:
         """What `attention` names: a CBAM with both gates or one of them, or nothing."""

@@ -1,0 +1,118 @@
+"""What a compiled TPU program says of its own cost: the text of its HLO, taken apart.
+
+The TPU compiler writes `estimated_cycles`, its own cost model, beside every instruction of the
+scheduled program. This module only reads that text; `cbam_flax.aot` makes it.
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+_BITS = {"pred": 8, "bf16": 16, "f16": 16, "u8": 8, "s8": 8, "f64": 64, "s64": 64, "u64": 64}
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) .*\{$")
+_INSTRUCTION = re.compile(r"^  (?:ROOT )?%?([\w.-]+) = (.+?) ([a-z][\w-]*)\(")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_CALLED = re.compile(r"(?:body|to_apply|calls|branch_computations)=\{?((?:%[\w.-]+(?:, )?)+)\}?")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
+_FRAME = re.compile(r"stack_frame_id=(\d+)")
+_SHAPE = re.compile(r"\b(pred|bf16|[fsu]\d+)\[([\d,]*)\]")
+
+
+class Instruction(NamedTuple):
+    """One instruction of the scheduled program, once per time that it runs."""
+
+    name: str
+    opcode: str
+    cycles: int  # the compiler's estimate, all runs together; 0 where it gives none
+    runs: int
+    output_bytes: int  # of one run
+    op_name: str  # the path of linen modules and the primitive it came from
+    source: str  # "file.py:12" of the innermost line of `package`, or ""
+
+
+def instructions(hlo: str, package: str = "cbam_flax") -> list[Instruction]:
+    """Every instruction that the entry computation runs, bodies of loops times their trip count.
+
+    What is inside a fusion is part of that fusion's estimate and not listed. Of a conditional all
+    branches are counted.
+    """
+    lines = hlo.splitlines()
+    sources = _sources(lines, package)
+    computations: dict[str, list[str]] = {}
+    current: list[str] = []
+    entry = ""
+    for line in lines:
+        if match := _COMPUTATION.match(line):
+            current = computations.setdefault(match[2], [])
+            entry = match[2] if match[1] else entry
+        elif _INSTRUCTION.match(line):
+            current.append(line)
+    return list(_run(computations, entry, 1, sources))
+
+
+def _run(
+    computations: dict[str, list[str]], name: str, runs: int, sources: dict[int, str]
+) -> Iterator[Instruction]:
+    for line in computations.get(name, []):
+        match = _INSTRUCTION.match(line)
+        assert match is not None  # only such lines are kept
+        opcode = match[3]
+        cycles, op_name = _CYCLES.search(line), _OP_NAME.search(line)
+        frame = _FRAME.search(line)
+        yield Instruction(
+            name=match[1],
+            opcode=opcode,
+            cycles=runs * int(cycles[1]) if cycles else 0,
+            runs=runs,
+            output_bytes=_bytes(match[2]),
+            op_name=op_name[1] if op_name else "",
+            source=sources.get(int(frame[1]), "") if frame else "",
+        )
+        if opcode in ("while", "call", "conditional") and (called := _CALLED.search(line)):
+            trips = _TRIPS.search(line)
+            times = int(trips[1]) if trips else 1
+            for inner in re.findall(r"%([\w.-]+)", called[1]):
+                yield from _run(computations, inner, runs * times, sources)
+
+
+def _bytes(shapes: str) -> int:
+    """Size of an array or a tuple of arrays as HLO writes it, padding of the layout left out."""
+    total = 0
+    for kind, sizes in _SHAPE.findall(shapes):
+        bits = _BITS.get(kind) or int(kind[1:])
+        total += bits // 8 * math.prod(int(size) for size in sizes.split(",") if size)
+    return total
+
+
+def _sources(lines: list[str], package: str) -> dict[int, str]:
+    """Stack frame id -> the innermost line of `package` on that stack."""
+    tables: dict[str, dict[int, str]] = {}
+    current: dict[int, str] = {}
+    for line in lines:
+        if line in ("FileNames", "FunctionNames", "FileLocations", "StackFrames"):
+            current = tables.setdefault(line, {})
+        elif match := re.match(r"(\d+) (.+)", line):
+            current[int(match[1])] = match[2]
+        elif line.startswith(("%", "ENTRY")):
+            break
+    numbers = {
+        table: {key: dict(re.findall(r"(\w+)=(\d+)", text)) for key, text in rows.items()}
+        for table, rows in tables.items()
+    }
+
+    def source(frame: int) -> str:
+        seen: set[int] = set()
+        while frame not in seen and frame in numbers.get("StackFrames", {}):
+            seen.add(frame)
+            row = numbers["StackFrames"][frame]
+            location = numbers["FileLocations"][int(row["file_location_id"])]
+            file = tables["FileNames"][int(location["file_name_id"])].strip('"')
+            if f"/{package}/" in file:
+                return f"{package}{file.split(f'/{package}', 1)[1]}:{location['line']}"
+            frame = int(row["parent_frame_id"])
+        return ""
+
+    return {frame: source(frame) for frame in tables.get("StackFrames", {})}
