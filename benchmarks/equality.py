@@ -76,7 +76,9 @@ def train(name: str, args: argparse.Namespace) -> dict[str, np.ndarray]:
     places = sharding.state_sharding(jax.eval_shape(init), mesh)
     state = jax.jit(init, out_shardings=places)()
     step = jax.jit(
-        functools.partial(step_lib.train_step, model=model, optimizer=optimizer, config=config),
+        functools.partial(
+            step_lib.train_step, model=model, optimizer=optimizer, config=config, mesh=mesh
+        ),
         in_shardings=(places, sharding.batch_sharding(mesh)),
         out_shardings=(places, sharding.replicated(mesh)),
         donate_argnums=0,

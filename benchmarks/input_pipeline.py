@@ -1,6 +1,6 @@
 """Input pipeline alone against the training step, in one run: images per second and their ratios.
 
-    python benchmarks/input_pipeline.py --data_dir=demo/data --image_size=64 --width=0.25
+    python -m benchmarks.input_pipeline --data_dir=demo/data --image_size=64 --width=0.25
 
 Batches are gathered at an early and at a late epoch and for a host that holds 1 / n of the batch;
 beside them stands tf.data reading, shuffling and decoding the same TFRecords. Rounds alternate

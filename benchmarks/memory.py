@@ -8,7 +8,6 @@ program for CPUs, which fuses and lays out otherwise than the ones for TPUs and 
 """
 
 import argparse
-import functools
 import os
 import sys
 
@@ -49,22 +48,9 @@ def main() -> int:
         )
         model = create_model(config.model)
         optimizer = optimizer_lib.make_optimizer(config.optimizer, lambda step: 1e-3)
-        state = jax.eval_shape(functools.partial(step_lib.init_state, model, optimizer, config))
-        places = sharding.state_sharding(state, mesh)
-        step = functools.partial(
-            step_lib.train_step, model=model, optimizer=optimizer, config=config
-        )
-        memory = (
-            jax.jit(
-                step,
-                in_shardings=(places, sharding.batch_sharding(mesh)),
-                out_shardings=(places, sharding.replicated(mesh)),
-                donate_argnums=0,
-            )
-            .lower(state, input_pipeline.abstract_batch(config.batch_size, config.image_size, mesh))
-            .compile()
-            .memory_analysis()
-        )
+        step, state = step_lib.sharded_train_step(model, optimizer, config, mesh)
+        batch = input_pipeline.abstract_batch(config.batch_size, config.image_size, mesh)
+        memory = step.lower(state, batch).compile().memory_analysis()
         # The new state takes the place of the old one, which is donated.
         arguments, temporary = (
             size / 2**30 for size in (memory.argument_size_in_bytes, memory.temp_size_in_bytes)

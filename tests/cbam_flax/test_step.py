@@ -8,7 +8,7 @@ import pytest
 from cbam_flax import optimizer as optimizer_lib
 from cbam_flax import sharding
 from cbam_flax import step as step_lib
-from cbam_flax.input_pipeline import put_batch
+from cbam_flax.input_pipeline import abstract_batch, put_batch
 from cbam_flax.models import create_model
 
 
@@ -30,7 +30,9 @@ def train(config, mesh_shape=(1, 1, 1), steps=3, images_of=lambda images: images
     places = sharding.state_sharding(jax.eval_shape(init), mesh, min_size=256)
     state = jax.jit(init, out_shardings=places)()
     step = jax.jit(
-        functools.partial(step_lib.train_step, model=model, optimizer=optimizer, config=config),
+        functools.partial(
+            step_lib.train_step, model=model, optimizer=optimizer, config=config, mesh=mesh
+        ),
         in_shardings=(places, sharding.batch_sharding(mesh)),
         out_shardings=(places, sharding.replicated(mesh)),
         donate_argnums=0,
@@ -64,6 +66,23 @@ def test_losses_do_not_depend_on_the_mesh(tiny_config, mesh_shape, one_device):
         jax.device_get(state.batch_stats),
         expected_stats,
     )
+
+
+def test_a_split_height_halves_what_the_step_needs(tiny_config):
+    def temporary(spatial):
+        mesh = sharding.make_mesh(
+            {"data": 1, "fsdp": 1, "spatial": spatial}, jax.devices()[:spatial]
+        )
+        config = tiny_config
+        config.image_size, config.batch_size = 128, 2
+        optimizer = optimizer_lib.make_optimizer(config.optimizer, lambda step: 1e-3)
+        step, state = step_lib.sharded_train_step(
+            create_model(config.model), optimizer, config, mesh
+        )
+        batch = abstract_batch(config.batch_size, config.image_size, mesh)
+        return step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(4) < temporary(1) / 2
 
 
 def test_accumulation_gives_the_gradient_of_the_large_batch(tiny_config):
