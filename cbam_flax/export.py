@@ -186,7 +186,7 @@ def main() -> None:
         restored = load_for_inference(arguments.workdir, arguments.step)
         run = read_run(arguments.workdir, restored)
         description = describe(run)
-        model = create_model(restored.config.model.to_dict() | {"dtype": "float32"})
+        model = create_model(restored.config.model.to_dict() | {"dtype": "float32"}, platform="any")
         card = functools.partial(model_card, run)
         description = write_bundle(draft, model, restored.variables, description, card)
     for name, entry in description["files"].items():

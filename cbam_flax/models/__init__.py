@@ -8,31 +8,37 @@ import jax
 import jax.numpy as jnp
 
 from cbam_flax.models.cbam_resnet import CBAMResNet
+from cbam_flax.models.forms import FORMS, PLAIN
 
 __all__ = ["CBAMResNet", "attention_maps", "block_kernel_l2", "create_model"]
 
 Variables = Mapping[str, Any]
 
 
-def create_model(config: Mapping[str, Any]) -> CBAMResNet:
+def create_model(config: Mapping[str, Any], platform: str | None = None) -> CBAMResNet:
     """The model that `config.model` describes; keys left out take `CBAMResNet`'s defaults.
 
-    `dtype="auto"` is bfloat16 where the default backend is a TPU or a GPU, else float32.
+    Args:
+        config: `dtype="auto"` is bfloat16 on a TPU or a GPU, else float32.
+        platform: "cpu", "gpu" or "tpu", for which the model's pieces take the form that is fast
+            there; by default the one that JAX runs on. "any": the plain forms, for export.
 
     Raises:
         ValueError: an unknown key, or a value that its switch does not know.
     """
     settings = dict(config)
-    unknown = settings.keys() - {field.name for field in dataclasses.fields(CBAMResNet)}
+    platform = platform or jax.default_backend()
+    keys = {field.name for field in dataclasses.fields(CBAMResNet)} - {"forms"}
+    unknown = settings.keys() - keys
     if unknown:
         raise ValueError(f"the model config has unknown keys: {', '.join(sorted(unknown))}")
     if settings.get("dtype") == "auto":
-        settings["dtype"] = "bfloat16" if jax.default_backend() in ("tpu", "gpu") else "float32"
+        settings["dtype"] = "bfloat16" if platform in ("tpu", "gpu") else "float32"
     for key in settings.keys() & {"dtype", "param_dtype"}:
         settings[key] = jnp.dtype(settings[key])
     for key in settings.keys() & {"stages", "dilations"}:
         settings[key] = tuple(settings[key])
-    return CBAMResNet(**settings)
+    return CBAMResNet(**settings, forms=FORMS.get(platform, PLAIN))
 
 
 def attention_maps(

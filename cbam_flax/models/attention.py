@@ -9,36 +9,25 @@ by `functools.partial` (dtype, initialiser, train or not), so that this is decid
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cbam_flax.models.forms import PLAIN, Forms
+
 Layer = Callable[..., Any]
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def peak(x: jax.Array, axis: int) -> jax.Array:
-    """`jnp.max` over one axis, whose gradient goes to the first maximum, found by its index.
-
-    The gradient of `jnp.max` goes to the elements that equal the result. There may be none: a
-    compiler may compute x once for the maximum and once more for the comparison, and round the two
-    differently. XLA:CPU does, and the gradient is lost or becomes 0/0 (docs/architecture.md).
-    """
-    return jnp.max(x, axis)
-
-
-@peak.defjvp
-def _peak_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    (x,), (dx,) = primals, tangents
-    index = jnp.argmax(x, axis, keepdims=True)
-    first = jax.lax.broadcasted_iota(index.dtype, x.shape, axis % x.ndim) == index
-    return jnp.max(x, axis), jnp.sum(jnp.where(first, dx, 0), axis)
-
-
-_STATISTICS: dict[str, Callable[..., jax.Array]] = {"mean": jnp.mean, "max": peak}
+def _statistics(
+    x: jax.Array, axis: int, names: Sequence[str], forms: Forms
+) -> dict[str, jax.Array]:
+    """Those of "mean" and "max" that are named, over one axis."""
+    if "max" not in names:
+        return {"mean": jnp.mean(x, axis)}
+    mean, maximum = forms.mean_and_max(x, axis)
+    return {"mean": mean, "max": maximum}
 
 
 class MLP(nn.Module):
@@ -70,6 +59,7 @@ class ChannelAttention(nn.Module):
     statistics: Sequence[str] = ("mean", "max")
     mlp: str = "shared"
     dense: Layer = nn.Dense
+    forms: Forms = PLAIN
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -85,8 +75,8 @@ class ChannelAttention(nn.Module):
                 statistic: MLP(widths, relu_last=True, dense=self.dense, name=f"{statistic}_mlp")
                 for statistic in self.statistics
             }
-        pixels = x.reshape(x.shape[0], -1, channels)
-        logits = sum(mlps[name](_STATISTICS[name](pixels, 1)) for name in self.statistics)
+        found = _statistics(x.reshape(x.shape[0], -1, channels), 1, self.statistics, self.forms)
+        logits = sum(mlps[name](found[name]) for name in self.statistics)
         gate = nn.sigmoid(logits)[:, None, None, :]
         self.sow("intermediates", "gate", gate)
         return x * gate
@@ -103,12 +93,21 @@ class SpatialAttention(nn.Module):
     statistics: Sequence[str] = ("max", "mean")
     conv: Layer = nn.Conv
     norm: Layer | None = None
+    forms: Forms = PLAIN
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `(B, H, W, C)`: the input times its gate `(B, H, W, 1)`."""
-        maps = jnp.stack([_STATISTICS[name](x, -1) for name in self.statistics], axis=-1)
-        logits = self.conv(1, (7, 7), use_bias=self.norm is None, name="conv")(maps)
+        found = _statistics(x, -1, self.statistics, self.forms)
+        maps = jnp.stack([found[name] for name in self.statistics], axis=-1)
+        conv = self.conv(
+            1,
+            (7, 7),
+            use_bias=self.norm is None,
+            conv_general_dilated=self.forms.gate_conv,
+            name="conv",
+        )
+        logits = conv(maps)
         if self.norm is not None:
             logits = self.norm(name="norm")(logits)
         gate = nn.sigmoid(logits)

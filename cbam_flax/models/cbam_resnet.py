@@ -16,7 +16,8 @@ import jax.numpy as jnp
 
 from cbam_flax.models.aspp import AtrousPyramid
 from cbam_flax.models.attention import CBAM, ChannelAttention, Layer, SpatialAttention
-from cbam_flax.models.pooling import MixedPool, max_pool, mean_pool
+from cbam_flax.models.forms import PLAIN, Forms
+from cbam_flax.models.pooling import Mix, MixedPool
 
 MIN_SIZE = 28  # pixels; four halvings leave at least 1 x 1
 
@@ -97,7 +98,7 @@ class CBAMResNet(nn.Module):
     starts the 3x3 convolutions and the head, "auto" as the preset does; the gates and the 1x1
     convolutions always start from he_normal. Activations are `dtype`, parameters `param_dtype`;
     logits and batch statistics are never below float32. `remat` recomputes each block in the
-    backward pass instead of keeping its maps.
+    backward pass instead of keeping its maps. `forms` says how the pieces are computed, not what.
     """
 
     preset: str = "cbam_resnet"
@@ -119,6 +120,7 @@ class CBAMResNet(nn.Module):
     zero_init_last_bn: bool = False
     kernel_init: str = "auto"
     channels: int = 1
+    forms: Forms = PLAIN
 
     def __post_init__(self) -> None:
         for key, allowed in SWITCHES.items():
@@ -164,9 +166,9 @@ class CBAMResNet(nn.Module):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         auto = self.kernel_init == "auto"
         init = INITIALIZERS[graph.kernel_init if auto else self.kernel_init]
-        conv3x3 = partial(nn.Conv, kernel_init=init, **types)
+        conv3x3 = partial(nn.Conv, kernel_init=init, conv_general_dilated=self.forms.conv, **types)
         dense: Layer = partial(nn.Dense, kernel_init=init, **types)
-        conv1x1 = partial(nn.Conv, kernel_init=INITIALIZERS["he_normal"], **types)
+        mix = partial(Mix, kernel_init=INITIALIZERS["he_normal"], **types)
         norm = partial(
             nn.BatchNorm,
             use_running_average=not train,
@@ -187,12 +189,12 @@ class CBAMResNet(nn.Module):
             dilations=self.dilations,
             image_level=self.image_level,
             conv=conv3x3,
-            mix=conv1x1,
+            mix=mix,
         )
         pool: dict[str, Layer] = {
-            "mixed": lambda name: MixedPool(conv=conv1x1, name=name),
-            "max": lambda name: max_pool,
-            "avg": lambda name: mean_pool,
+            "mixed": lambda name: MixedPool(mix=mix, forms=self.forms, name=name),
+            "max": lambda name: lambda x: self.forms.pool(x)[0],
+            "avg": lambda name: lambda x: self.forms.pool(x)[1],
         }
 
         def head(x: jax.Array) -> jax.Array:
@@ -223,12 +225,14 @@ class CBAMResNet(nn.Module):
             statistics=("mean",) if self.attention == "se" else ("mean", "max"),
             mlp=graph.channel_mlp,
             dense=partial(nn.Dense, kernel_init=he_normal, **types),
+            forms=self.forms,
         )
         spatial = partial(
             SpatialAttention,
             statistics=graph.spatial_statistics,
             conv=partial(nn.Conv, kernel_init=he_normal, **types),
             norm=norm if self.spatial_norm == "batch" else None,
+            forms=self.forms,
         )
         return partial(
             CBAM,

@@ -1,37 +1,40 @@
 """Halving the map: maximum, mean, or a learnt mixture of both."""
 
-from collections.abc import Callable
-from functools import reduce
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cbam_flax.models.forms import PLAIN, Forms
 
-def _corners(x: jax.Array) -> list[jax.Array]:
-    """The four pixels of every 2x2 window, each `(B, H // 2, W // 2, C)`.
 
-    Strided slices, because XLA turns their gradient into plain adds; that of a reduce-window
-    maximum is a select-and-scatter, several times slower on CPU and on TPU.
+class Mix(nn.Module):
+    """A 1x1 convolution of several maps as if they were concatenated: the sum of their products.
+
+    The parameters are those of `nn.Conv(features, (1, 1))` on the concatenation, which is never
+    written to memory.
     """
-    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    return [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
 
+    features: int
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    kernel_init: Callable[..., Any] = nn.initializers.lecun_normal()
 
-def max_pool(x: jax.Array) -> jax.Array:
-    """2x2 maximum, stride 2; an odd last row or column is dropped.
-
-    The larger of two is chosen by comparing the two. The gradient of `jnp.maximum` compares each
-    with the RESULT, and a compiler that computes them again for that, rounded differently, finds
-    neither equal and drops the gradient (docs/architecture.md, "A maximum's gradient").
-    """
-    return reduce(lambda a, b: jnp.where(a >= b, a, b), _corners(x))
-
-
-def mean_pool(x: jax.Array) -> jax.Array:
-    """2x2 mean, stride 2; an odd last row or column is dropped."""
-    return reduce(jnp.add, _corners(x)) / 4
+    @nn.compact
+    def __call__(self, maps: Sequence[jax.Array]) -> jax.Array:
+        """Maps `(B, H, W, C_i)` to `(B, H, W, features)`."""
+        channels = [x.shape[-1] for x in maps]
+        shape = (1, 1, sum(channels), self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+        *maps, kernel, bias = nn.dtypes.promote_dtype(*maps, kernel, bias, dtype=self.dtype)
+        products, start = [], 0
+        for x, width in zip(maps, channels, strict=True):
+            products.append(x @ kernel[0, 0, start : start + width])
+            start += width
+        return sum(products) + bias
 
 
 class MixedPool(nn.Module):
@@ -41,9 +44,9 @@ class MixedPool(nn.Module):
     "Generalizing Pooling Functions in Convolutional Neural Networks".
     """
 
-    conv: Callable[..., Any] = nn.Conv
+    mix: Callable[..., Any] = Mix
+    forms: Forms = PLAIN
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        both = jnp.concatenate([max_pool(x), mean_pool(x)], axis=-1)
-        return nn.relu(self.conv(x.shape[-1], (1, 1), name="mix")(both))
+        return nn.relu(self.mix(x.shape[-1], name="mix")(self.forms.pool(x)))

@@ -6,7 +6,8 @@ import pytest
 from scipy.signal import correlate
 from scipy.special import expit
 
-from cbam_flax.models.attention import CBAM, ChannelAttention, SpatialAttention, peak
+from cbam_flax.models.attention import CBAM, ChannelAttention, SpatialAttention
+from cbam_flax.models.forms import peak
 
 X = np.random.default_rng(0).normal(size=(3, 9, 7, 32)).astype(np.float32)
 

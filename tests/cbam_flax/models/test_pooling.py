@@ -3,7 +3,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cbam_flax.models.pooling import MixedPool, max_pool, mean_pool
+from cbam_flax.models.forms import pool
+from cbam_flax.models.pooling import MixedPool
+
+
+def max_pool(x):
+    return pool(x)[0]
+
+
+def mean_pool(x):
+    return pool(x)[1]
 
 
 def windows(x):

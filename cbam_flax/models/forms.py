@@ -1,0 +1,78 @@
+"""The pieces of the model that one compiler wants written differently than another.
+
+Every form of a piece computes the same function; `tests/cbam_flax/models/test_forms.py` holds each
+against the plain one. Which is used where is decided in `FORMS`, and nowhere else.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial, reduce
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def peak(x: jax.Array, axis: int) -> jax.Array:
+    """`jnp.max` over one axis, whose gradient goes to the first maximum, found by its index.
+
+    The gradient of `jnp.max` goes to the elements that equal the result. There may be none: a
+    compiler may compute x once for the maximum and once more for the comparison, and round the two
+    differently. XLA:CPU does, and the gradient is lost or becomes 0/0 (docs/architecture.md).
+    """
+    return jnp.max(x, axis)
+
+
+@peak.defjvp
+def _peak_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    index = jnp.argmax(x, axis, keepdims=True)
+    first = jax.lax.broadcasted_iota(index.dtype, x.shape, axis % x.ndim) == index
+    return jnp.max(x, axis), jnp.sum(jnp.where(first, dx, 0), axis)
+
+
+def mean_and_max(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """What the gates read: the mean and the maximum over one axis."""
+    return jnp.mean(x, axis), peak(x, axis)
+
+
+def corners(x: jax.Array) -> list[jax.Array]:
+    """The four pixels of every 2x2 window, each `(B, H // 2, W // 2, C)`; an odd edge is dropped.
+
+    Strided slices, because XLA turns their gradient into plain adds; that of a reduce-window
+    maximum is a select-and-scatter, several times slower on CPU and on TPU.
+    """
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    return [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
+
+
+def larger(a: jax.Array, b: jax.Array) -> jax.Array:
+    """`jnp.maximum`, whose gradient goes to the one found larger by comparing the two.
+
+    The gradient of `jnp.maximum` compares each with the RESULT, and a compiler that computes them
+    again for that, rounded differently, finds neither equal and drops the gradient
+    (docs/architecture.md, "A maximum's gradient").
+    """
+    return jnp.where(a >= b, a, b)
+
+
+def pool(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Maximum and mean of every 2x2 window, `(B, H, W, C)` to twice `(B, H // 2, W // 2, C)`."""
+    pixels = corners(x)
+    return reduce(larger, pixels), reduce(jnp.add, pixels) / 4
+
+
+class Forms(NamedTuple):
+    """One form of each piece; the defaults are the plain ones, which every compiler and ONNX take.
+
+    The convolutions have the signature of `jax.lax.conv_general_dilated`, as `nn.Conv` calls it.
+    """
+
+    conv: Callable[..., Any] | None = None  # 3x3, of blocks and pyramids; None: lax's
+    gate_conv: Callable[..., Any] | None = None  # 7x7 from the two maps of a spatial gate
+    mean_and_max: Callable[[jax.Array, int], tuple[jax.Array, jax.Array]] = mean_and_max
+    pool: Callable[[jax.Array], tuple[jax.Array, jax.Array]] = pool
+
+
+PLAIN = Forms()
+FORMS: Mapping[str, Forms] = {"cpu": PLAIN, "gpu": PLAIN, "tpu": PLAIN}
