@@ -1,7 +1,8 @@
 """What a compiled TPU program says of its own cost: the text of its HLO, taken apart.
 
-The TPU compiler writes `estimated_cycles`, its own cost model, beside every instruction of the
-scheduled program. This module only reads that text; `cbam_flax.aot` makes it.
+The TPU compiler writes `estimated_cycles`, its own cost model, beside the instructions of the
+scheduled program. A few have none (pad, select-and-scatter): of those only the bytes are known that
+they must read and write. This module only reads that text; `cbam_flax.tpu_compile` makes it.
 """
 
 import math
@@ -9,6 +10,11 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+# What costs nothing, or runs beside what is estimated.
+_FREE = (
+    *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "custom-call"),
+    *("while", "call", "conditional", "after-all", "partition-id", "replica-id"),
+)
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 _BITS = {"pred": 8, "bf16": 16, "f16": 16, "u8": 8, "s8": 8, "f64": 64, "s64": 64, "u64": 64}
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) .*\{$")
@@ -29,6 +35,7 @@ class Instruction(NamedTuple):
     cycles: int  # the compiler's estimate, all runs together; 0 where it gives none
     runs: int
     output_bytes: int  # of one run
+    unpriced_bytes: int  # read and written, all runs together, where there is no estimate
     op_name: str  # the path of linen modules and the primitive it came from
     source: str  # "file.py:12" of the innermost line of `package`, or ""
 
@@ -56,18 +63,26 @@ def instructions(hlo: str, package: str = "cbam_flax") -> list[Instruction]:
 def _run(
     computations: dict[str, list[str]], name: str, runs: int, sources: dict[int, str]
 ) -> Iterator[Instruction]:
+    sizes: dict[str, int] = {}
     for line in computations.get(name, []):
         match = _INSTRUCTION.match(line)
         assert match is not None  # only such lines are kept
         opcode = match[3]
         cycles, op_name = _CYCLES.search(line), _OP_NAME.search(line)
         frame = _FRAME.search(line)
+        output_bytes = sizes[match[1]] = _bytes(match[2])
+        unpriced = 0
+        free = opcode in _FREE or opcode.endswith(("-start", "-done")) or opcode in COLLECTIVES
+        if cycles is None and not free:
+            operands = re.findall(r"%([\w.-]+)", line[match.end() :].partition(")")[0])
+            unpriced = runs * (output_bytes + sum(sizes.get(operand, 0) for operand in operands))
         yield Instruction(
             name=match[1],
             opcode=opcode,
             cycles=runs * int(cycles[1]) if cycles else 0,
             runs=runs,
-            output_bytes=_bytes(match[2]),
+            output_bytes=output_bytes,
+            unpriced_bytes=unpriced,
             op_name=op_name[1] if op_name else "",
             source=sources.get(int(frame[1]), "") if frame else "",
         )

@@ -7,12 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cbam_flax.models import tpu
 from cbam_flax.models.cbam_resnet import CBAMResNet
-from cbam_flax.models.forms import FORMS, PLAIN
+from cbam_flax.models.forms import PLAIN
 
 __all__ = ["CBAMResNet", "attention_maps", "block_kernel_l2", "create_model"]
 
 Variables = Mapping[str, Any]
+
+FORMS = {"tpu": tpu.FORMS}  # by platform; PLAIN elsewhere
 
 
 def create_model(config: Mapping[str, Any], platform: str | None = None) -> CBAMResNet:

@@ -46,6 +46,35 @@ class MLP(nn.Module):
         return x
 
 
+class AffineNorm(nn.Module):
+    """`nn.BatchNorm`, its variables and its fields, as the scale and offset that it amounts to."""
+
+    use_running_average: bool
+    momentum: float
+    epsilon: float
+    scale_init: Callable[..., Any] = nn.initializers.ones
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, mean: jax.Array, squares: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Mean and mean of squares of the batch, `(C,)`, to scale and offset, `(C,)`."""
+        shape = mean.shape
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        scale = self.param("scale", self.scale_init, shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
+        if self.use_running_average:
+            mean, var = running_mean.value, running_var.value
+        else:
+            var = jnp.maximum(squares - jnp.square(mean), 0)
+            if not self.is_initializing():
+                for running, new in ((running_mean, mean), (running_var, var)):
+                    running.value = self.momentum * running.value + (1 - self.momentum) * new
+        scale = scale * jax.lax.rsqrt(var + self.epsilon)
+        return scale, bias - mean * scale
+
+
 class ChannelAttention(nn.Module):
     """Gates every channel by its mean and its maximum over the map (CBAM, equation 2).
 
@@ -62,8 +91,11 @@ class ChannelAttention(nn.Module):
     forms: Forms = PLAIN
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns `(B, H, W, C)`: the input times its gate `(B, 1, 1, C)`."""
+    def __call__(self, x: jax.Array, norm: AffineNorm | None = None) -> jax.Array:
+        """Returns `(B, H, W, C)`: the input times its gate `(B, 1, 1, C)`.
+
+        With `norm` the input is normalised first, in the same pass over the map.
+        """
         channels = x.shape[-1]
         hidden = max(channels // self.reduction, 1)
         if self.mlp == "shared":
@@ -75,11 +107,21 @@ class ChannelAttention(nn.Module):
                 statistic: MLP(widths, relu_last=True, dense=self.dense, name=f"{statistic}_mlp")
                 for statistic in self.statistics
             }
-        found = _statistics(x.reshape(x.shape[0], -1, channels), 1, self.statistics, self.forms)
+        if norm is None:
+            pixels = x.reshape(x.shape[0], -1, channels)
+            found = _statistics(pixels, 1, self.statistics, self.forms)
+        else:
+            assert self.forms.moments is not None  # or there would be no such norm
+            mean, squares, high, low = self.forms.moments(x)
+            scale, offset = norm(mean.mean(0), squares.mean(0))
+            found = {"mean": mean * scale + offset}
+            found["max"] = jnp.where(scale >= 0, high, low) * scale + offset
         logits = sum(mlps[name](found[name]) for name in self.statistics)
-        gate = nn.sigmoid(logits)[:, None, None, :]
-        self.sow("intermediates", "gate", gate)
-        return x * gate
+        gate = nn.sigmoid(logits)
+        self.sow("intermediates", "gate", gate[:, None, None, :])
+        if norm is None:
+            return x * gate[:, None, None, :]
+        return (x * (scale * gate)[:, None, None] + (offset * gate)[:, None, None]).astype(x.dtype)
 
 
 class SpatialAttention(nn.Module):
@@ -122,9 +164,10 @@ class CBAM(nn.Module):
     spatial: Layer | None = SpatialAttention
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, norm: AffineNorm | None = None) -> jax.Array:
+        """`(B, H, W, C)` to the same; `norm` as in `ChannelAttention`."""
         if self.channel is not None:
-            x = self.channel(name="channel")(x)
+            x = self.channel(name="channel")(x, norm)
         if self.spatial is not None:
             x = self.spatial(name="spatial")(x)
         return x

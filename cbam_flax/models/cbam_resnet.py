@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from cbam_flax.models.aspp import AtrousPyramid
-from cbam_flax.models.attention import CBAM, ChannelAttention, Layer, SpatialAttention
+from cbam_flax.models.attention import CBAM, AffineNorm, ChannelAttention, Layer, SpatialAttention
 from cbam_flax.models.forms import PLAIN, Forms
 from cbam_flax.models.pooling import Mix, MixedPool
 
@@ -67,7 +67,8 @@ class ResidualCBAMBlock(nn.Module):
 
     The skip starts after the FIRST convolution, so it never needs a projection. `relu_first=False`
     leaves out the first ReLU, as the notebook does. `zero_init_last` starts with the second BN's
-    scale at zero, so that the block begins as `ReLU(c1)` (Goyal et al. 2017).
+    scale at zero, so that the block begins as `ReLU(c1)` (Goyal et al. 2017). `affine_norm` takes
+    the second BN's place where the channel gate is to apply it.
     """
 
     features: int
@@ -76,6 +77,7 @@ class ResidualCBAMBlock(nn.Module):
     attention: Layer | None = CBAM
     relu_first: bool = True
     zero_init_last: bool = False
+    affine_norm: Layer | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -85,6 +87,9 @@ class ResidualCBAMBlock(nn.Module):
             c1 = nn.relu(c1)
         scale = nn.initializers.zeros if self.zero_init_last else nn.initializers.ones
         c2 = self.conv(self.features, (3, 3), name="conv2")(c1)
+        if self.affine_norm is not None and self.attention is not None:
+            norm = self.affine_norm(scale_init=scale, name="norm2")
+            return nn.relu(c1 + self.attention(name="cbam")(c2, norm))
         c2 = self.norm(scale_init=scale, name="norm2")(c2)
         if self.attention is not None:
             c2 = self.attention(name="cbam")(c2)
@@ -169,13 +174,10 @@ class CBAMResNet(nn.Module):
         conv3x3 = partial(nn.Conv, kernel_init=init, conv_general_dilated=self.forms.conv, **types)
         dense: Layer = partial(nn.Dense, kernel_init=init, **types)
         mix = partial(Mix, kernel_init=INITIALIZERS["he_normal"], **types)
-        norm = partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=graph.momentum,
-            epsilon=graph.epsilon,
-            **types,
-        )
+        running: dict[str, Any] = {"use_running_average": not train, "momentum": graph.momentum}
+        norm = partial(nn.BatchNorm, epsilon=graph.epsilon, **running, **types)
+        affine_norm = partial(AffineNorm, epsilon=graph.epsilon, **running, **types)
+        fold = self.forms.moments is not None and self.attention not in ("none", "spatial")
         block = partial(
             nn.remat(ResidualCBAMBlock) if self.remat else ResidualCBAMBlock,
             conv=partial(conv3x3, use_bias=graph.conv_bias),
@@ -183,6 +185,7 @@ class CBAMResNet(nn.Module):
             attention=self._attention(graph, norm, types),
             relu_first=graph.relu_first,
             zero_init_last=self.zero_init_last_bn,
+            affine_norm=affine_norm if fold else None,
         )
         pyramid = partial(
             AtrousPyramid,

@@ -1,10 +1,10 @@
 """The pieces of the model that one compiler wants written differently than another.
 
-Every form of a piece computes the same function; `tests/cbam_flax/models/test_forms.py` holds each
-against the plain one. Which is used where is decided in `FORMS`, and nowhere else.
+Every form of a piece computes the same function; the tests hold each against the plain one. Which
+is used where is decided by `cbam_flax.models.create_model`, and nowhere else.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
@@ -72,7 +72,9 @@ class Forms(NamedTuple):
     gate_conv: Callable[..., Any] | None = None  # 7x7 from the two maps of a spatial gate
     mean_and_max: Callable[[jax.Array, int], tuple[jax.Array, jax.Array]] = mean_and_max
     pool: Callable[[jax.Array], tuple[jax.Array, jax.Array]] = pool
+    # Of all positions: mean, mean of squares, maximum, minimum. Given, a block's second BatchNorm
+    # and its channel gate are one affine map, found from these in one pass over the convolution.
+    moments: Callable[[jax.Array], tuple[jax.Array, ...]] | None = None
 
 
 PLAIN = Forms()
-FORMS: Mapping[str, Forms] = {"cpu": PLAIN, "gpu": PLAIN, "tpu": PLAIN}
