@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cbam_flax.models import tpu
+from cbam_flax.models import cpu, tpu
 from cbam_flax.models.cbam_resnet import CBAMResNet
 from cbam_flax.models.forms import PLAIN
 
@@ -15,7 +15,7 @@ __all__ = ["CBAMResNet", "attention_maps", "block_kernel_l2", "create_model"]
 
 Variables = Mapping[str, Any]
 
-FORMS = {"tpu": tpu.FORMS}  # by platform; PLAIN elsewhere
+FORMS = {"cpu": cpu.FORMS, "tpu": tpu.FORMS}  # by platform; PLAIN elsewhere
 
 
 def create_model(config: Mapping[str, Any], platform: str | None = None) -> CBAMResNet:

@@ -1,0 +1,179 @@
+"""The forms of the model's pieces that are fast on a CPU, in its compiler's hands.
+
+XLA:CPU convolves well, except where autodiff makes the window as large as the map (the gradient of
+a kernel) and where there are one or two channels. docs/performance.md has the times.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cbam_flax.models.forms import Forms
+
+# A map with no more pixels than this has its kernel gradient from lax, which is then the faster.
+SMALL_MAP = 64 * 64
+BLOCK = 1024  # pixels whose channels stay in a core's cache while all taps read them
+
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+Sizes = tuple[int, ...]
+
+
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Any,
+    rhs_dilation: Sequence[int] = (1, 1),
+    **_: Any,
+) -> jax.Array:
+    """A convolution of stride 1 and padding "SAME", of odd size."""
+    _check(kernel, strides, padding)
+    return _conv(x, kernel, tuple(rhs_dilation))
+
+
+def _check(kernel: jax.Array, strides: Sequence[int], padding: Any) -> None:
+    if padding != "SAME" or set(strides) != {1} or not all(size % 2 for size in kernel.shape[:2]):
+        raise ValueError(
+            f"a convolution of size {kernel.shape[:2]}, strides {strides}, padding {padding!r}; "
+            "for the forms of a CPU it must be odd, 1, 'SAME'"
+        )
+
+
+def _plain(x: jax.Array, kernel: jax.Array, rates: Sizes) -> jax.Array:
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", rhs_dilation=rates, dimension_numbers=DIMENSIONS
+    )
+
+
+_conv = jax.custom_vjp(_plain, nondiff_argnums=(2,))
+
+
+def _conv_forward(x: jax.Array, kernel: jax.Array, rates: Sizes) -> Any:
+    return _plain(x, kernel, rates), (x, kernel)
+
+
+def _conv_backward(rates: Sizes, saved: Any, dy: jax.Array) -> Any:
+    x, kernel = saved
+    (dx,) = jax.vjp(lambda x: _plain(x, kernel, rates), x)[1](dy)
+    if x.shape[-1] == 1:
+        dkernel = _one_channel_kernel_gradient(x, dy, kernel.shape, rates)
+    elif x.shape[1] * x.shape[2] > SMALL_MAP:
+        dkernel = _kernel_gradient(x, dy, kernel.shape, rates)
+    else:
+        (dkernel,) = jax.vjp(lambda kernel: _plain(x, kernel, rates), kernel)[1](dy)
+    return dx, dkernel.astype(kernel.dtype)
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _padded(x: jax.Array, kernel_shape: Sizes, rates: Sizes) -> jax.Array:
+    edges = [rate * (size // 2) for size, rate in zip(kernel_shape, rates, strict=False)]
+    return jnp.pad(x, ((0, 0), *((edge, edge) for edge in edges), (0, 0)))
+
+
+def _kernel_gradient(x: jax.Array, dy: jax.Array, kernel_shape: Sizes, rates: Sizes) -> jax.Array:
+    """One matrix product over the pixels for each tap of the kernel, a few rows at a time."""
+    batch, height, width, features = dy.shape
+    taps_down, taps_across, channels, _ = kernel_shape
+    down, across = rates
+    rows = min(max(BLOCK // (batch * width), 1), height)
+    blocks = -(-height // rows)
+    missing = ((0, 0), (0, blocks * rows - height), (0, 0), (0, 0))
+    x, dy = jnp.pad(_padded(x, kernel_shape, rates), missing), jnp.pad(dy, missing)
+    dtype = jnp.promote_types(dy.dtype, jnp.float32)
+
+    def add(block: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
+        read = lax.dynamic_slice_in_dim(x, block * rows, rows + (taps_down - 1) * down, 1)
+        written = lax.dynamic_slice_in_dim(dy, block * rows, rows, 1)
+        # Turned round once, for all taps; without the barrier each product does it again.
+        written = lax.optimization_barrier(written.reshape(-1, features).T)
+        seen = [
+            read[:, i * down : i * down + rows, j * across : j * across + width]
+            for i in range(taps_down)
+            for j in range(taps_across)
+        ]
+        return [
+            total + jnp.dot(written, pixels.reshape(-1, channels), preferred_element_type=dtype)
+            for total, pixels in zip(sums, seen, strict=True)
+        ]
+
+    zeros = [jnp.zeros((features, channels), dtype)] * (taps_down * taps_across)
+    sums = lax.fori_loop(0, blocks, add, zeros)
+    return jnp.stack([total.T for total in sums]).reshape(kernel_shape)
+
+
+def _one_channel_kernel_gradient(
+    x: jax.Array, dy: jax.Array, kernel_shape: Sizes, rates: Sizes
+) -> jax.Array:
+    """The maps that the taps read, side by side, in a single product with `dy`."""
+    _, height, width, features = dy.shape
+    x = _padded(x, kernel_shape, rates)[..., 0]
+    (taps_down, taps_across), (down, across) = kernel_shape[:2], rates
+    seen = [
+        x[:, i * down : i * down + height, j * across : j * across + width]
+        for i in range(taps_down)
+        for j in range(taps_across)
+    ]
+    dtype = jnp.promote_types(dy.dtype, jnp.float32)
+    patches = jnp.stack(seen).reshape(len(seen), -1)
+    product = jnp.dot(patches, dy.reshape(-1, features), preferred_element_type=dtype)
+    return product.reshape(kernel_shape)
+
+
+def gate_conv(
+    maps: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_: Any
+) -> jax.Array:
+    """The same from a few maps to one: every tap is a shifted map times a number."""
+    _check(kernel, strides, padding)
+    return _gate_conv(maps, kernel)
+
+
+@jax.custom_vjp
+def _gate_conv(maps: jax.Array, kernel: jax.Array) -> jax.Array:
+    planes = [maps[..., channel] for channel in range(maps.shape[-1])]
+    return _correlate(planes, kernel[..., 0])[..., None]
+
+
+def _gate_forward(maps: jax.Array, kernel: jax.Array) -> Any:
+    return _gate_conv(maps, kernel), (maps, kernel)
+
+
+def _gate_backward(saved: Any, dy: jax.Array) -> Any:
+    maps, kernel = saved
+    turned = kernel[::-1, ::-1, :, 0]
+    dmaps = [_correlate([dy[..., 0]], turned[..., i : i + 1]) for i in range(maps.shape[-1])]
+    (dkernel,) = jax.vjp(lambda kernel: _plain(maps, kernel, (1, 1)), kernel)[1](dy)
+    return jnp.stack(dmaps, axis=-1), dkernel
+
+
+_gate_conv.defvjp(_gate_forward, _gate_backward)
+
+
+def _correlate(planes: list[jax.Array], kernel: jax.Array) -> jax.Array:
+    """Correlates each plane `(B, H, W)` with its `kernel[..., number]`, and adds them up.
+
+    First the rows that a column of the kernel reads, then the columns; each loop reads what lies in
+    memory, hence the barriers.
+    """
+    height, width = planes[0].shape[1:]
+    down, across = kernel.shape[:2]
+    edges = ((0, 0), (down // 2, down // 2), (across // 2, across // 2))
+    padded = lax.optimization_barrier([jnp.pad(plane, edges) for plane in planes])
+    columns = lax.optimization_barrier(
+        [
+            sum(
+                plane[:, i : i + height] * kernel[i, j, number]
+                for i in range(down)
+                for number, plane in enumerate(padded)
+            )
+            for j in range(across)
+        ]
+    )
+    return sum(column[:, :, j : j + width] for j, column in enumerate(columns))
+
+
+FORMS = Forms(conv=conv, gate_conv=gate_conv)

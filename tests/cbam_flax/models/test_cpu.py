@@ -1,0 +1,154 @@
+"""The CPU's forms against the plain ones, in float64: values and gradients."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cbam_flax.models import cpu, create_model, forms
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def never_lax(monkeypatch):
+    """Every kernel gradient as matrix products, of 40 pixels at a time."""
+    monkeypatch.setattr(cpu, "SMALL_MAP", 0)
+    monkeypatch.setattr(cpu, "BLOCK", 40)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def found(function, *arguments):
+    """Outputs, and gradients by every argument of a random weighting of them."""
+
+    def weighted(*arguments):
+        outputs = function(*arguments)
+        rng = np.random.default_rng(1)
+        total = sum(jnp.sum(y * rng.normal(size=y.shape)) for y in jax.tree.leaves(outputs))
+        return total, outputs
+
+    every = tuple(range(len(arguments)))
+    gradients, outputs = jax.grad(weighted, argnums=every, has_aux=True)(*arguments)
+    return outputs, gradients
+
+
+def assert_same(ours, plain):
+    leaves = jax.tree.leaves(ours)
+    assert leaves
+    for a, b in zip(leaves, jax.tree.leaves(plain), strict=True):
+        assert np.abs(b).max() > 0
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def convolution(form, features, size, rate):
+    """A layer as the model has it, as a function of its input and its kernel."""
+    layer = nn.Conv(
+        features,
+        (size, size),
+        use_bias=False,
+        kernel_dilation=rate,
+        param_dtype=jnp.float64,
+        conv_general_dilated=form,
+    )
+    return lambda x, kernel: layer.apply({"params": {"kernel": kernel}}, x)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rate"),
+    [
+        ((2, 9, 7, 3), 1),
+        ((1, 13, 6, 3), 2),
+        ((2, 6, 11, 3), 4),
+        ((1, 5, 12, 2), 8),  # taller than the map: some taps see only padding
+        ((1, 1, 1, 2), 2),
+        ((2, 9, 7, 1), 1),
+        ((1, 6, 5, 1), 8),
+    ],
+)
+def test_convolution(shape, rate, jit, never_lax):
+    arguments = normal(*shape), normal(3, 3, shape[-1], 5, seed=2)
+    run = [convolution(form, 5, 3, rate) for form in (cpu.conv, None)]
+    assert_same(*(jit(partial(found, function))(*arguments) for function in run))
+
+
+def test_matrix_products_or_lax_are_chosen_by_the_size_of_the_map(monkeypatch):
+    monkeypatch.setattr(cpu, "SMALL_MAP", 30)
+    gradient = jax.grad(lambda kernel, x: jnp.sum(convolution(cpu.conv, 4, 3, 1)(x, kernel)))
+    kernel = normal(3, 3, 2, 4)
+    texts = [str(jax.make_jaxpr(gradient)(kernel, normal(1, 5, w, 2))) for w in (6, 7)]
+    assert ["dot_general" in text for text in texts] == [False, True]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_many_blocks_are_added_up_in_float32(dtype, never_lax):
+    """Ones: each tap counts the pixels it sees, more than bfloat16 could count one by one."""
+    x, kernel = jnp.ones((1, 60, 20, 2), dtype), jnp.ones((3, 3, 2, 4), dtype)
+
+    def total(kernel):
+        return jnp.sum(cpu.conv(x, kernel, (1, 1), "SAME"), dtype=jnp.float32)
+
+    gradient = jax.grad(total)(kernel)
+    assert gradient.dtype == dtype
+    assert gradient[1, 1, 0, 0] == jnp.asarray(60 * 20, dtype)
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 11, 2), (1, 2, 3, 2), (1, 8, 7, 3)])
+def test_gate_convolution(shape, jit):
+    arguments = normal(*shape), normal(7, 7, shape[-1], 1, seed=2)
+    run = [convolution(form, 1, 7, 1) for form in (cpu.gate_conv, None)]
+    assert_same(*(jit(partial(found, function))(*arguments) for function in run))
+
+
+@pytest.mark.parametrize("form", [cpu.conv, cpu.gate_conv])
+@pytest.mark.parametrize(("strides", "padding"), [((2, 2), "SAME"), ((1, 1), "VALID")])
+def test_what_the_gradient_does_not_know_is_refused(form, strides, padding):
+    with pytest.raises(ValueError, match="must be odd, 1, 'SAME'"):
+        form(normal(1, 8, 8, 2), normal(3, 3, 2, 1), strides, padding)
+
+
+def training_pass(model, variables, images):
+    """Updated batch statistics and logits, and the gradients by all parameters and the images."""
+
+    def outputs(params, images):
+        return model.apply(
+            variables | {"params": params}, images, train=True, mutable=["batch_stats"]
+        )
+
+    return found(outputs, variables["params"], images)
+
+
+SMALL = {"width": 0.125, "reduction": 4, "dtype": "float64", "param_dtype": "float64"}
+
+
+@pytest.mark.parametrize("switches", [{}, {"preset": "notebook"}], ids=str)
+def test_the_whole_model(switches, jit, random_variables, never_lax):
+    images = np.random.default_rng(0).random((3, 32, 32, 1))
+    plain, ours = (create_model(SMALL | switches, platform) for platform in ("any", "cpu"))
+    assert ours.forms == cpu.FORMS != forms.PLAIN == plain.forms
+    variables = random_variables(plain, images)
+    assert_same(*(jit(partial(training_pass, m))(variables, images) for m in (ours, plain)))
+    infer = [jit(model.apply)(variables, images) for model in (ours, plain)]
+    assert_same(*infer)
+
+
+def test_rows_and_images_split_over_devices(jit, never_lax):
+    mesh = jax.make_mesh((2, 4), ("data", "rows"), axis_types=(AxisType.Auto,) * 2)
+    split, whole = NamedSharding(mesh, P("data", "rows")), NamedSharding(mesh, P())
+    run = partial(found, convolution(cpu.conv, 5, 3, 2))
+    gate = partial(found, convolution(cpu.gate_conv, 1, 7, 1))
+    for function, kernel in ((run, normal(3, 3, 2, 5)), (gate, normal(7, 7, 2, 1))):
+        x = normal(2, 8, 9, 2)
+        eight = jit(function, in_shardings=(split, whole))(jax.device_put(x, split), kernel)
+        assert_same(eight, jit(function)(x, kernel))
