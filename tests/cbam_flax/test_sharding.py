@@ -30,8 +30,10 @@ def test_large_arrays_are_split_over_fsdp_along_their_longest_divisible_axis():
 
 def test_sizes_that_cannot_be_cut_are_named():
     mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "spatial": 2})
-    sharding.check_divisible(mesh, image_size=32, batch_size=8)
+    sharding.check_divisible(mesh, image_size=64, batch_size=8)
     with pytest.raises(UserError, match=r"batch_size 6 .* multiple of 4"):
-        sharding.check_divisible(mesh, image_size=32, batch_size=6)
-    with pytest.raises(UserError, match="image_size 33"):
-        sharding.check_divisible(mesh, image_size=33, batch_size=8)
+        sharding.check_divisible(mesh, image_size=64, batch_size=6)
+    with pytest.raises(UserError, match=r"image_size 65 cannot"):
+        sharding.check_divisible(mesh, image_size=65, batch_size=8)
+    with pytest.raises(UserError, match=r"image_size 32 .* from 64 pixels"):
+        sharding.check_divisible(mesh, image_size=32, batch_size=8)

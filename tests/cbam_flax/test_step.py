@@ -12,7 +12,7 @@ from cbam_flax.input_pipeline import abstract_batch, put_batch
 from cbam_flax.models import create_model
 
 
-def batches(count, size=32, batch_size=16):
+def batches(count, size, batch_size=16):
     rng = np.random.default_rng(0)
     for _ in range(count):
         images = rng.integers(0, 256, (batch_size, size, size), np.uint8)
@@ -38,7 +38,7 @@ def train(config, mesh_shape=(1, 1, 1), steps=3, images_of=lambda images: images
         donate_argnums=0,
     )
     figures = []
-    for images, labels in batches(steps):
+    for images, labels in batches(steps, config.image_size):
         batch = put_batch(images_of(images), labels, np.arange(len(labels)), mesh)
         with jax.transfer_guard("disallow"):
             state, metrics = step(state, batch)
@@ -53,6 +53,7 @@ def one_device():
 
 @pytest.mark.parametrize("mesh_shape", [(8, 1, 1), (2, 2, 2)])
 def test_losses_do_not_depend_on_the_mesh(tiny_config, mesh_shape, one_device):
+    tiny_config.image_size = sharding.MIN_SPLIT_SIZE
     tiny_config.model.dropout = 0.3
     tiny_config.optimizer.accumulate = 2
     if not one_device:
