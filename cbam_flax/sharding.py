@@ -18,7 +18,7 @@ AXES = ("data", "fsdp", "spatial")
 IMAGES = P(("data", "fsdp"), "spatial")  # (B, H, W, ...)
 EXAMPLES = P(("data", "fsdp"))  # (B, ...)
 # Pixels. At 32, where the last maps have two rows, XLA's partitioner (jax 0.10.2) gets gradients
-# wrong by 1 %; from 64 on they agree with one device to 1e-14 (float64, data 2 x spatial 2 and 2 x 4).
+# wrong by 1 %; from 64 on they agree with one device to 1e-14 (float64, data 2, spatial 2 or 4).
 MIN_SPLIT_SIZE = 64
 MIN_SHARDED_SIZE = 2**14  # elements; smaller arrays cost more to gather than to keep
 

@@ -1,0 +1,192 @@
+"""What a training step would cost on a TPU, from the TPU's own compiler, on any machine.
+
+Compiles the step that `cbam_flax.main` runs (or, with --stage, one part of the model alone: seconds
+instead of minutes) for a TPU topology and prints memory, estimated time, traffic, collectives and
+the most expensive instructions. Needs libtpu (requirements-tpu.txt), but no TPU.
+
+  python -m cbam_flax.aot --config=configs/rsna.py --topology=v5e:2x4
+  python -m cbam_flax.aot --config=configs/rsna.py --topology=v5e:2x2 --stage=block1 --by=op
+  python -m cbam_flax.aot --config=configs/rsna.py --topology=v6e:4x4 --config.mesh.fsdp=4 \\
+      --config.image_size=512 --batch_per_chip=32 --out=cost.json
+
+All figures are the compiler's estimates; nothing is run.
+"""
+
+import collections
+import json
+import os
+import pathlib
+import re
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from cbam_flax import command_line
+from data_prep import cli
+
+if TYPE_CHECKING:
+    from cbam_flax.tpu_compile import Report, Target
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/, or one like them")
+TOPOLOGY = flags.DEFINE_string("topology", None, "v4, v5e, v5p or v6e, and a shape: v5e:2x4")
+CHIPS = flags.DEFINE_integer("chips", None, "the first so many chips of the topology; default all")
+BATCH = flags.DEFINE_integer("batch_per_chip", 64, "images", lower_bound=1)
+STAGE = flags.DEFINE_string("stage", None, "compile this part alone, on one device: block1, ...")
+BY = flags.DEFINE_enum("by", "stage", ["stage", "op"], "what the time is summed by")
+OUT = flags.DEFINE_string("out", None, "also write the figures to this JSON file")
+PARSER = command_line.parser(__name__, needed=("config", "topology"))
+
+GIB, MB = 2**30, 1e6
+EXPENSIVE = 10  # instructions printed
+SMALLEST = 0.005  # milliseconds; a part below is left out
+
+
+def main() -> int:
+    os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu only compiles; looking for its devices would hang
+    from cbam_flax import tpu_compile
+    from cbam_flax.config import check
+
+    config = CONFIG.value
+    check(config)
+    target = tpu_compile.target(str(TOPOLOGY.value), CHIPS.value)
+    print(f"compiling for {target.chips} chips of {TOPOLOGY.value}; estimates, nothing is run")
+    start = time.perf_counter()
+    if STAGE.value is None:
+        report = tpu_compile.train_step(config, target, BATCH.value)
+    else:
+        models = tpu_compile.stages(config)
+        if STAGE.value not in models:
+            raise cli.UserError(f"--stage is {STAGE.value!r}; it must be of {', '.join(models)}")
+        per_device = BATCH.value * target.chips // len(target.devices)
+        report = tpu_compile.stage_reports(
+            models, config.image_size, per_device, target, only=STAGE.value
+        )[STAGE.value]
+    print(f"compiled in {time.perf_counter() - start:.0f} s")
+    figures = summary(report, target, BATCH.value)
+    print(describe(figures))
+    if OUT.value:
+        pathlib.Path(OUT.value).write_text(json.dumps(figures, indent=1))
+    return 0
+
+
+def summary(report: "Report", target: "Target", batch_per_chip: int) -> dict[str, Any]:
+    """The report in words that a person or a program would ask for; JSON types only.
+
+    Bytes and FLOPs are per chip and step; times are milliseconds.
+    """
+    from cbam_flax import tpu_compile
+
+    chip = target.chip
+    share = len(target.devices) / target.chips  # devices per chip, 2 on v4
+    # A device that is half a chip has half of its arithmetic, bandwidth and memory.
+    part = chip._replace(
+        flops=chip.flops / share, bandwidth=chip.bandwidth / share, memory=chip.memory / share
+    )
+    seconds = report.seconds(part)
+    floors = {
+        "arithmetic": report.flops / part.flops * 1e3,
+        "traffic": report.hbm_bytes / part.bandwidth * 1e3,
+    }
+    per_image = report.temporary_bytes / (batch_per_chip / share)
+    expensive = sorted(report.instructions, key=lambda one: -tpu_compile.cost(one, part))
+    return {
+        "topology": TOPOLOGY.value,
+        "chips": target.chips,
+        "batch_per_chip": batch_per_chip,
+        "stage": STAGE.value,
+        "estimate": "cycles of the TPU compiler's cost model at the chip's clock; not measured",
+        "milliseconds": seconds * 1e3,
+        "unpriced_milliseconds": sum(i.unpriced_bytes for i in report.instructions)
+        / part.bandwidth
+        * 1e3,
+        "images_per_second_per_chip": batch_per_chip / seconds,
+        "floor_milliseconds": floors,
+        "roofline_fraction": max(floors.values()) / (seconds * 1e3),
+        "flops": report.flops * share,
+        "hbm_bytes": report.hbm_bytes * share,
+        "memory": {
+            "argument_bytes": report.argument_bytes * share,
+            "temporary_bytes": report.temporary_bytes * share,
+            "peak_bytes": report.peak_bytes * share,
+            "chip_bytes": chip.memory,
+        },
+        "largest_batch_per_chip": int((part.memory - report.argument_bytes) / per_image * share),
+        "collectives": _total(report.collectives, lambda one: one.opcode.removesuffix("-start")),
+        "milliseconds_by": _milliseconds(report, part),
+        "most_expensive": [
+            {
+                "milliseconds": tpu_compile.cost(one, part) * 1e3,
+                "instruction": one.name,
+                "runs": one.runs,
+                "from": one.op_name,
+                "source": one.source,
+            }
+            for one in expensive[:EXPENSIVE]
+        ],
+    }
+
+
+def _total(instructions: Any, key: Any) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for one in instructions:
+        entry = found.setdefault(key(one), {"count": 0, "bytes": 0})
+        entry["count"] += one.runs
+        entry["bytes"] += one.runs * one.output_bytes
+    return found
+
+
+def _milliseconds(report: "Report", chip: Any) -> dict[str, float]:
+    """By the part of the model or of the step, or by opcode; the largest first."""
+    from cbam_flax import tpu_compile
+
+    times: dict[str, float] = collections.defaultdict(float)
+    for one in report.instructions:
+        stage = re.search(r"(?:CBAMResNet|_OneStage)\)*/(\w+)/", one.op_name)
+        part = "augmentation" if "augment.py" in one.source else "loss, optimizer and the rest"
+        name = one.opcode if BY.value == "op" else stage[1] if stage else part
+        times[name] += tpu_compile.cost(one, chip) * 1e3
+    names = sorted(times, key=lambda name: -times[name])
+    return {name: times[name] for name in names if times[name] >= SMALLEST}
+
+
+def describe(figures: dict[str, Any]) -> str:
+    """The figures as text."""
+    memory, floors = figures["memory"], figures["floor_milliseconds"]
+    largest = ""
+    if figures["stage"] is None:
+        largest = (
+            "; if memory grows in proportion, the largest batch per chip is about "
+            f"{figures['largest_batch_per_chip']}"
+        )
+    lines = [
+        f"memory per chip: arguments {memory['argument_bytes'] / GIB:.2f} GiB, temporary "
+        f"{memory['temporary_bytes'] / GIB:.2f}, peak {memory['peak_bytes'] / GIB:.2f} of "
+        f"{memory['chip_bytes'] / GIB:.0f}: it fits{largest}",
+        f"estimated time: {figures['milliseconds']:.2f} ms, "
+        f"{figures['images_per_second_per_chip']:.0f} images/s per chip "
+        f"({figures['unpriced_milliseconds']:.2f} ms of it are the traffic of instructions that "
+        "the compiler gives no estimate for)",
+        f"floors: arithmetic {floors['arithmetic']:.2f} ms ({figures['flops'] / 1e12:.2f} TFLOP), "
+        f"HBM traffic {floors['traffic']:.2f} ms ({figures['hbm_bytes'] / 1e9:.2f} GB); "
+        f"{figures['roofline_fraction']:.0%} of the roofline",
+    ]
+    lines += [
+        f"{kind}: {entry['count']} with {entry['bytes'] / MB:.2f} MB"
+        for kind, entry in figures["collectives"].items()
+    ] or ["no collectives"]
+    lines += ["", f"{'ms':>9}  share  part"]
+    for name, value in figures["milliseconds_by"].items():
+        lines.append(f"{value:9.2f}  {value / figures['milliseconds']:5.1%}  {name}")
+    lines += ["", f"{'ms':>9}  instruction, where it comes from"]
+    for one in figures["most_expensive"]:
+        runs = f" x {one['runs']}" if one["runs"] > 1 else ""
+        lines.append(f"{one['milliseconds']:9.2f}  {one['instruction']}{runs}  {one['source']}")
+        lines.append(f"{'':11}{one['from']}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.run(lambda: app.run(lambda _: sys.exit(main()), flags_parser=PARSER))
