@@ -90,7 +90,7 @@ def summary(report: "Report", target: "Target", batch_per_chip: int) -> dict[str
         "arithmetic": report.flops / part.flops * 1e3,
         "traffic": report.hbm_bytes / part.bandwidth * 1e3,
     }
-    per_image = report.temporary_bytes / (batch_per_chip / share)
+    per_image = max(report.temporary_bytes / (batch_per_chip / share), 1)
     expensive = sorted(report.instructions, key=lambda one: -tpu_compile.cost(one, part))
     return {
         "topology": TOPOLOGY.value,

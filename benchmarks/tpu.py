@@ -1,0 +1,78 @@
+"""The plain linen model against ours on a TPU, stage by stage, by the TPU compiler's estimates.
+
+Forward and backward of every stage alone, bfloat16, on one chip. Nothing is run, so the figures are
+the same on every machine. What the compiler gives no estimate for (pads, select-and-scatter) counts
+with the time that its traffic takes. The gradient of the plain model's 7x7 kernels is left out:
+inside a block the compiler is not done with it after 15 minutes; alone it takes about 1 ms.
+
+    python -m benchmarks.tpu [--topology=v5e:2x2] [--batch_size=128] [--image_size=224]
+"""
+
+import argparse
+import os
+from typing import Any
+
+from data_prep import cli
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--topology", default="v5e:2x2")
+    parser.add_argument("--batch_size", type=int, default=128, help="per chip")
+    parser.add_argument("--image_size", type=int, default=224)
+    args = parser.parse_args()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+
+    import jax
+    import jax.numpy as jnp
+
+    from benchmarks.plain_model import PlainModel
+    from cbam_flax import tpu_compile
+    from configs import rsna
+
+    def without_gate_kernels(params: Any) -> Any:
+        def stop(path: Any, x: jax.Array) -> jax.Array:
+            return jax.lax.stop_gradient(x) if "'spatial'" in jax.tree_util.keystr(path) else x
+
+        return jax.tree_util.tree_map_with_path(stop, params)
+
+    target = tpu_compile.target(args.topology)
+    share = len(target.devices) // target.chips
+    chip = target.chip._replace(
+        bandwidth=target.chip.bandwidth / share, flops=target.chip.flops / share
+    )
+    ours = tpu_compile.stages(rsna.get_config())
+    plain = {name: PlainModel(dtype=jnp.bfloat16, only=name) for name in ours}
+
+    def milliseconds(models: Any, name: str, prepare: Any) -> tuple[float, float, float]:
+        report = tpu_compile.stage_reports(
+            models, args.image_size, args.batch_size // share, target, only=name, prepare=prepare
+        )[name]
+        times = report.seconds(chip), report.flops / chip.flops, report.hbm_bytes / chip.bandwidth
+        return times[0] * 1e3, times[1] * 1e3, times[2] * 1e3
+
+    print("| stage | plain, ms | ours, ms | ours / plain | arithmetic, ms | traffic, ms |")
+    print("|---|--:|--:|--:|--:|--:|")
+    totals = [0.0] * 4
+    for name in ours:
+        before = milliseconds(plain, name, without_gate_kernels)[0]
+        row = [before, *milliseconds(ours, name, lambda params: params)]
+        totals = [total + value for total, value in zip(totals, row, strict=True)]
+        show(name, row)
+    show("sum", totals)
+    return 0
+
+
+def show(name: str, row: list[float]) -> None:
+    plain, ours, arithmetic, traffic = row
+    print(
+        f"| {name} | {plain:.1f} | {ours:.1f} | {ours / plain:.2f} | {arithmetic:.1f} "
+        f"| {traffic:.1f} |",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
