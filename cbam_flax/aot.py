@@ -99,9 +99,8 @@ def summary(report: "Report", target: "Target", batch_per_chip: int) -> dict[str
         "stage": STAGE.value,
         "estimate": "cycles of the TPU compiler's cost model at the chip's clock; not measured",
         "milliseconds": seconds * 1e3,
-        "unpriced_milliseconds": sum(i.unpriced_bytes for i in report.instructions)
-        / part.bandwidth
-        * 1e3,
+        "unpriced_milliseconds": 1e3
+        * sum(tpu_compile.cost(one, part) for one in report.instructions if not one.priced),
         "images_per_second_per_chip": batch_per_chip / seconds,
         "floor_milliseconds": floors,
         "roofline_fraction": max(floors.values()) / (seconds * 1e3),

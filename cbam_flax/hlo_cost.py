@@ -24,7 +24,7 @@ _CALLED = re.compile(r"(?:body|to_apply|calls|branch_computations)=\{?((?:%[\w.-
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
-_SHAPE = re.compile(r"\b(pred|bf16|[fsu]\d+)\[([\d,]*)\]")
+_SHAPE = re.compile(r"\b(pred|bf16|[fsu]\d+)\[([\d,]*)\](\{[^}]*\})?")
 
 
 class Instruction(NamedTuple):
@@ -35,7 +35,8 @@ class Instruction(NamedTuple):
     cycles: int  # the compiler's estimate, all runs together; 0 where it gives none
     runs: int
     output_bytes: int  # of one run
-    unpriced_bytes: int  # read and written, all runs together, where there is no estimate
+    moved_bytes: int  # read from and written to HBM, all runs together
+    priced: bool  # the compiler gives an estimate, or it costs nothing
     op_name: str  # the path of linen modules and the primitive it came from
     source: str  # "file.py:12" of the innermost line of `package`, or ""
 
@@ -70,19 +71,18 @@ def _run(
         opcode = match[3]
         cycles, op_name = _CYCLES.search(line), _OP_NAME.search(line)
         frame = _FRAME.search(line)
-        output_bytes = sizes[match[1]] = _bytes(match[2])
-        unpriced = 0
+        sizes[match[1]] = _bytes(match[2], hbm_only=True)
         free = opcode in _FREE or opcode.endswith(("-start", "-done")) or opcode in COLLECTIVES
-        if cycles is None and not free:
-            operands = re.findall(r"%([\w.-]+)", line[match.end() :].partition(")")[0])
-            unpriced = runs * (output_bytes + sum(sizes.get(operand, 0) for operand in operands))
+        operands = re.findall(r"%([\w.-]+)", line[match.end() :].partition(")")[0])
+        moved = sizes[match[1]] + sum(sizes.get(operand, 0) for operand in operands)
         yield Instruction(
             name=match[1],
             opcode=opcode,
             cycles=runs * int(cycles[1]) if cycles else 0,
             runs=runs,
-            output_bytes=output_bytes,
-            unpriced_bytes=unpriced,
+            output_bytes=_bytes(match[2]),
+            moved_bytes=0 if free else runs * moved,
+            priced=free or cycles is not None,
             op_name=op_name[1] if op_name else "",
             source=sources.get(int(frame[1]), "") if frame else "",
         )
@@ -93,10 +93,15 @@ def _run(
                 yield from _run(computations, inner, runs * times, sources)
 
 
-def _bytes(shapes: str) -> int:
-    """Size of an array or a tuple of arrays as HLO writes it, padding of the layout left out."""
+def _bytes(shapes: str, hbm_only: bool = False) -> int:
+    """Size of an array or a tuple of arrays as HLO writes it, padding of the layout left out.
+
+    `hbm_only` leaves out what the compiler put into another memory, marked S(1) and so on.
+    """
     total = 0
-    for kind, sizes in _SHAPE.findall(shapes):
+    for kind, sizes, layout in _SHAPE.findall(shapes):
+        if hbm_only and "S(" in layout:
+            continue
         bits = _BITS.get(kind) or int(kind[1:])
         total += bits // 8 * math.prod(int(size) for size in sizes.split(",") if size)
     return total

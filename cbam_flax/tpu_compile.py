@@ -66,12 +66,16 @@ class Report(NamedTuple):
     temporary_bytes: int
     peak_bytes: int
     flops: float
-    hbm_bytes: float
     instructions: list[Instruction]
 
     def seconds(self, chip: Chip) -> float:
         """The estimated cycles, and the least that unpriced instructions can take."""
         return sum(cost(one, chip) for one in self.instructions)
+
+    @property
+    def hbm_bytes(self) -> int:
+        """Read and written by all instructions; XLA's own figure counts fast memory too."""
+        return sum(instruction.moved_bytes for instruction in self.instructions)
 
     @property
     def collectives(self) -> list[Instruction]:
@@ -84,7 +88,9 @@ class Report(NamedTuple):
 
 def cost(instruction: Instruction, chip: Chip) -> float:
     """Seconds: the compiler's estimate, and for what it leaves out the time to move its bytes."""
-    return instruction.cycles / chip.clock + instruction.unpriced_bytes / chip.bandwidth
+    if instruction.priced:
+        return instruction.cycles / chip.clock
+    return instruction.moved_bytes / chip.bandwidth
 
 
 def target(topology: str, chips: int | None = None) -> Target:
@@ -229,12 +235,11 @@ def _report(lowered: Any) -> Report:
             f"the program does not fit the chip's memory: {needs}; "
             "take a smaller --batch_per_chip, --config.model.remat=true or a larger topology"
         ) from error
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    memory = compiled.memory_analysis()
     return Report(
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         peak_bytes=memory.peak_memory_in_bytes,
-        flops=cost["flops"],
-        hbm_bytes=cost["bytes accessed"],
+        flops=compiled.cost_analysis()["flops"],
         instructions=instructions(compiled.as_text()),
     )

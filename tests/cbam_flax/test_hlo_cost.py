@@ -38,6 +38,7 @@ ENTRY %main (x: f32[8,4], y: bf16[8,4]) -> f32[8,4] {
   %wide = f32[16,4]{1,0} pad(%x, %zero), padding=0_8x0_0
   %loop = (s32[], f32[8,4]{1,0}) while(%tuple), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"3"}}
   %sum = f32[8,4]{1,0} all-reduce(%x), replica_groups={}, to_apply=%add
+  %fast = f32[8,4]{1,0:T(8,128)S(1)} negate(%x), backend_config={"estimated_cycles":"1"}
   ROOT %end = f32[8,4]{1,0} copy-done(%sum)
 }
 """
@@ -65,5 +66,10 @@ def test_source_is_the_innermost_line_of_the_package(found):
 
 def test_bytes_of_outputs_and_of_what_has_no_estimate(found):
     assert found["once"].output_bytes == 8 * 4 * 4 + 2 * 2
-    assert found["wide"].unpriced_bytes == 16 * 4 * 4 + 8 * 4 * 4
-    assert {name for name, one in found.items() if one.unpriced_bytes} == {"wide"}
+    assert found["wide"].moved_bytes == 16 * 4 * 4 + 8 * 4 * 4
+    assert {name for name, one in found.items() if not one.priced} == {"wide"}
+
+
+def test_what_lies_in_fast_memory_is_no_traffic(found):
+    assert found["once"].moved_bytes == 2 * 8 * 4 * 4 + 2 * 2
+    assert found["fast"].moved_bytes == 8 * 4 * 4
