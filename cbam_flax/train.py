@@ -14,7 +14,7 @@ from clu import periodic_actions
 from etils import epath
 from ml_collections import ConfigDict
 
-from cbam_flax import checkpoint, evaluate, input_pipeline, monitor, sharding
+from cbam_flax import checkpoint, evaluation, input_pipeline, monitor, sharding
 from cbam_flax import config as config_lib
 from cbam_flax import optimizer as optimizer_lib
 from cbam_flax import step as step_lib
@@ -141,10 +141,10 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
         figures = None
         if number % evaluate_every == 0 or number == total_steps:
             with reporter.paused():
-                predictions = evaluate.predict_split(
+                predictions = evaluation.predict_split(
                     model, state.inference_variables, validation, config.evaluate.batch_size, mesh
                 )
-            figures = evaluate.summarise(predictions)
+            figures = evaluation.summarise(predictions)
             writer.write_scalars(number, {f"validation/{k}": v for k, v in figures.items()})
             monitor.write_histograms(writer, number, state)
         if figures or number % checkpoint_every == 0 or stop:
@@ -172,7 +172,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
     if interrupted.is_set():
         return INTERRUPTED
     for split_name in config.evaluate.at_end:
-        evaluate.evaluate_workdir(workdir, split_name)
+        evaluation.evaluate_workdir(workdir, split_name)
     return 0
 
 

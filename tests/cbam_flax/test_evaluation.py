@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from cbam_flax import checkpoint, evaluate, explain, inference, pictures, run_record, sharding
+from cbam_flax import checkpoint, evaluation, explain, inference, pictures, run_record, sharding
 from cbam_flax.input_pipeline import Split
 from cbam_flax.models import create_model
 from cbam_flax.step import TrainState
@@ -80,7 +80,7 @@ def data(make_columns, monkeypatch):
             raise UserError(f"no prepared data in {data_dir}")
         return splits[data_dir, split]
 
-    monkeypatch.setattr(evaluate, "load_split", load)
+    monkeypatch.setattr(evaluation, "load_split", load)
     return splits
 
 
@@ -98,7 +98,7 @@ def flip_labels(split):
 
 def test_the_folder_is_whole(workdir, data, monkeypatch):
     monkeypatch.setattr(explain, "METHODS", {"attention": explain.attention})
-    metrics = evaluate.evaluate_workdir(str(workdir), resamples=50, explained=8)
+    metrics = evaluation.evaluate_workdir(str(workdir), resamples=50, explained=8)
     stored, rows = read(workdir)
     assert stored == json.loads(json.dumps(metrics))
     names = {path.name for path in (workdir / "evaluation" / "test").iterdir()}
@@ -115,7 +115,7 @@ def test_the_folder_is_whole(workdir, data, monkeypatch):
 
 
 def test_probabilities_are_the_calibrated_ones(workdir, data, plain):
-    evaluate.evaluate_workdir(str(workdir), **QUICK)
+    evaluation.evaluate_workdir(str(workdir), **QUICK)
     fitted = json.loads((workdir / "calibration.json").read_text())
     for row in read(workdir)[1]:
         z = fitted["scale"] * float(row["logit"]) + fitted["bias"]
@@ -129,7 +129,7 @@ def test_figures_do_not_depend_on_batch_size_or_devices(workdir, data, plain, mo
     for devices, batch_size in ((1, 1), (1, 7), (1, 64), (8, 7)):
         mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "spatial": 1}, jax.devices()[:devices])
         monkeypatch.setattr(inference, "make_mesh", lambda _, mesh=mesh: mesh)
-        evaluate.evaluate_workdir(str(workdir), batch_size=batch_size, **QUICK)
+        evaluation.evaluate_workdir(str(workdir), batch_size=batch_size, **QUICK)
         folder = workdir / "evaluation" / "test"
         whole = (folder / "metrics.json").read_bytes(), (folder / "predictions.csv").read_bytes()
         files.add((*whole, (workdir / "calibration.json").read_bytes()))
@@ -138,12 +138,12 @@ def test_figures_do_not_depend_on_batch_size_or_devices(workdir, data, plain, mo
 
 
 def test_test_labels_reach_neither_calibration_nor_operating_point(workdir, data, plain):
-    evaluate.evaluate_workdir(str(workdir), **QUICK)
+    evaluation.evaluate_workdir(str(workdir), **QUICK)
     fitted = (workdir / "calibration.json").read_bytes()
     before, rows = read(workdir)
     (workdir / "calibration.json").unlink()
     data["home", "test"] = flip_labels(data["home", "test"])
-    evaluate.evaluate_workdir(str(workdir), **QUICK)
+    evaluation.evaluate_workdir(str(workdir), **QUICK)
     assert (workdir / "calibration.json").read_bytes() == fitted
     after, flipped = read(workdir)
     assert after["auroc"]["value"] == pytest.approx(1 - before["auroc"]["value"], abs=1e-5)
@@ -152,37 +152,37 @@ def test_test_labels_reach_neither_calibration_nor_operating_point(workdir, data
 
 
 def test_calibration_follows_the_validation_labels(workdir, data, plain):
-    evaluate.evaluate_workdir(str(workdir), **QUICK)
+    evaluation.evaluate_workdir(str(workdir), **QUICK)
     fitted = (workdir / "calibration.json").read_bytes()
     (workdir / "calibration.json").unlink()
     data["home", "validation"] = flip_labels(data["home", "validation"])
-    evaluate.evaluate_workdir(str(workdir), **QUICK)
+    evaluation.evaluate_workdir(str(workdir), **QUICK)
     assert (workdir / "calibration.json").read_bytes() != fitted
 
 
 def test_calibration_is_kept_until_something_else_is_asked_for(workdir, data, plain):
     path = workdir / "calibration.json"
-    evaluate.evaluate_workdir(str(workdir), criterion="sensitivity=0.8", **QUICK)
+    evaluation.evaluate_workdir(str(workdir), criterion="sensitivity=0.8", **QUICK)
     chosen = path.read_bytes()
-    evaluate.evaluate_workdir(str(workdir), **QUICK)  # nothing asked for
+    evaluation.evaluate_workdir(str(workdir), **QUICK)  # nothing asked for
     assert path.read_bytes() == chosen
-    evaluate.evaluate_workdir(str(workdir), criterion="youden", **QUICK)
+    evaluation.evaluate_workdir(str(workdir), criterion="youden", **QUICK)
     assert json.loads(path.read_text())["criterion"] == "youden"
     path.write_text(path.read_text().replace('"step": 5', '"step": 4'))  # of another checkpoint
-    evaluate.evaluate_workdir(str(workdir), **QUICK)
+    evaluation.evaluate_workdir(str(workdir), **QUICK)
     assert json.loads(path.read_text())["step"] == 5
 
 
 def test_validation_is_evaluated_with_a_warning(workdir, data, plain):
-    metrics = evaluate.evaluate_workdir(str(workdir), "validation", **QUICK)
+    metrics = evaluation.evaluate_workdir(str(workdir), "validation", **QUICK)
     assert metrics["n"] == SIZES["validation"]
     assert "this very split" in metrics["warnings"][-1]
 
 
 def test_external_data_keep_the_runs_calibration(workdir, data, plain):
-    evaluate.evaluate_workdir(str(workdir), **QUICK)
+    evaluation.evaluate_workdir(str(workdir), **QUICK)
     fitted = (workdir / "calibration.json").read_bytes()
-    metrics = evaluate.evaluate_workdir(str(workdir), data_dir="other hospital", **QUICK)
+    metrics = evaluation.evaluate_workdir(str(workdir), data_dir="other hospital", **QUICK)
     assert metrics["external"]
     assert (workdir / "calibration.json").read_bytes() == fitted
     assert metrics["baselines"] is not None  # fitted on the run's own training split
@@ -195,10 +195,10 @@ def test_external_data_keep_the_runs_calibration(workdir, data, plain):
 
 
 def test_external_data_without_the_runs_own(workdir, data, plain):
-    evaluate.evaluate_workdir(str(workdir), **QUICK)
+    evaluation.evaluate_workdir(str(workdir), **QUICK)
     for split in SIZES:
         del data["home", split]
-    metrics = evaluate.evaluate_workdir(
+    metrics = evaluation.evaluate_workdir(
         str(workdir), data_dir="other hospital", name="elsewhere", **QUICK
     )
     assert metrics["baselines"] is None
@@ -209,7 +209,7 @@ def test_external_data_without_the_runs_own(workdir, data, plain):
 def test_data_that_moved_are_still_the_runs_own(workdir, data, plain):
     for split in SIZES:
         data["moved", split] = data.pop(("home", split))
-    metrics = evaluate.evaluate_workdir(str(workdir), data_dir="moved", **QUICK)
+    metrics = evaluation.evaluate_workdir(str(workdir), data_dir="moved", **QUICK)
     assert not metrics["external"]
     assert metrics["calibration"]["n"] == SIZES["validation"]
 
@@ -217,7 +217,7 @@ def test_data_that_moved_are_still_the_runs_own(workdir, data, plain):
 def test_data_that_changed_are_refused(workdir, data, plain):
     data["home", "test"].manifest["splits"]["train"]["content_sha256"] = "other content"
     with pytest.raises(UserError, match="no longer holds the data"):
-        evaluate.evaluate_workdir(str(workdir), **QUICK)
+        evaluation.evaluate_workdir(str(workdir), **QUICK)
     assert not (workdir / "evaluation").exists()
 
 
@@ -226,8 +226,8 @@ def test_summary_is_quick_and_agrees(workdir, data, plain):
     predictions = inference.predict_split(
         restored.model, restored.variables, data["home", "test"], 16
     )
-    found = evaluate.summarise(predictions)
-    metrics = evaluate.evaluate_workdir(str(workdir), **QUICK)
+    found = evaluation.summarise(predictions)
+    metrics = evaluation.evaluate_workdir(str(workdir), **QUICK)
     for name in ("auroc", "average_precision"):  # of the order alone, so calibration keeps them
         assert found[name] == pytest.approx(metrics[name]["value"], abs=1e-5)
     assert found["log_loss"] == pytest.approx(metrics["uncalibrated"]["log_loss"]["value"])
