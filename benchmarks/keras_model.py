@@ -35,7 +35,7 @@ def make_model(stages: tuple[int, ...], image_size: int) -> keras.Model:
     x = inputs = layers.Input((image_size, image_size, 1))
     for number, features in enumerate(stages, start=1):
         x = block(x, features, f"block{number}")
-        x = layers.Concatenate()([layers.MaxPooling2D()(x), layers.AveragePooling2D()(x)])
+        x = layers.Concatenate()([layers.MaxPooling2D(2)(x), layers.AveragePooling2D(2)(x)])
         x = conv(x, features, 1, f"pool{number}.mix", activation="relu")
         if number % 2 == 0:
             name = f"context{number // 2}"
