@@ -45,7 +45,7 @@ def main() -> int:
     )
     config = rsna.get_config()
     config.model.dropout = 0.0  # the plain model has none
-    ours = tpu_compile.stages(config)
+    ours = tpu_compile.stages(config, args.batch_size // share)
     plain = {name: PlainModel(dtype=jnp.bfloat16, only=name) for name in ours}
 
     def milliseconds(models: Any, name: str, prepare: Any) -> tuple[float, float, float]:

@@ -57,10 +57,10 @@ def main() -> int:
     if STAGE.value is None:
         report = tpu_compile.train_step(config, target, BATCH.value)
     else:
-        models = tpu_compile.stages(config)
+        per_device = BATCH.value * target.chips // len(target.devices)
+        models = tpu_compile.stages(config, per_device)
         if STAGE.value not in models:
             raise cli.UserError(f"--stage is {STAGE.value!r}; it must be of {', '.join(models)}")
-        per_device = BATCH.value * target.chips // len(target.devices)
         report = tpu_compile.stage_reports(
             models, config.image_size, per_device, target, only=STAGE.value
         )[STAGE.value]

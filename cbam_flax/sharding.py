@@ -66,6 +66,11 @@ def check_divisible(mesh: Mesh, *, image_size: int, **batch_sizes: int) -> None:
         )
 
 
+def images_per_device(mesh: Mesh, batch_size: int) -> int:
+    """Of a batch that is shared by the axes data and fsdp."""
+    return batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
+
+
 def state_sharding(abstract_state: Any, mesh: Mesh, min_size: int = MIN_SHARDED_SIZE) -> Any:
     """For each array of the state: its longest axis that `fsdp` divides is split, if it is large.
 

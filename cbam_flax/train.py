@@ -37,12 +37,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
         UserError: a config, data set or workdir that does not fit, or a step that is not finite.
     """
     config_lib.check(config)
-    try:
-        model = create_model(config.model)
-    except ValueError as error:
-        raise UserError(f"config.{error}") from error
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_divisible(mesh, image_size=config.image_size, batch_size=config.batch_size)
+    images = sharding.images_per_device(mesh, config.batch_size // config.optimizer.accumulate)
+    try:
+        model = create_model(config.model, images_per_device=images)
+    except ValueError as error:
+        raise UserError(f"config.{error}") from error
 
     # Data: two splits in memory maps, and the order of the training examples.
     load = functools.partial(

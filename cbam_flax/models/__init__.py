@@ -15,16 +15,17 @@ __all__ = ["CBAMResNet", "attention_maps", "block_kernel_l2", "create_model"]
 
 Variables = Mapping[str, Any]
 
-FORMS = {"cpu": cpu.FORMS, "tpu": tpu.FORMS}  # by platform; PLAIN elsewhere
 
-
-def create_model(config: Mapping[str, Any], platform: str | None = None) -> CBAMResNet:
+def create_model(
+    config: Mapping[str, Any], platform: str | None = None, images_per_device: int = 1
+) -> CBAMResNet:
     """The model that `config.model` describes; keys left out take `CBAMResNet`'s defaults.
 
     Args:
         config: `dtype="auto"` is bfloat16 on a TPU or a GPU, else float32.
         platform: "cpu", "gpu" or "tpu", for which the model's pieces take the form that is fast
             there; by default the one that JAX runs on. "any": the plain forms, for export.
+        images_per_device: in a step; what is fast on a TPU depends on it, what is computed not.
 
     Raises:
         ValueError: an unknown key, or a value that its switch does not know.
@@ -41,7 +42,8 @@ def create_model(config: Mapping[str, Any], platform: str | None = None) -> CBAM
         settings[key] = jnp.dtype(settings[key])
     for key in settings.keys() & {"stages", "dilations"}:
         settings[key] = tuple(settings[key])
-    return CBAMResNet(**settings, forms=FORMS.get(platform, PLAIN))
+    forms = {"cpu": cpu.FORMS, "tpu": tpu.forms(images_per_device)}.get(platform, PLAIN)
+    return CBAMResNet(**settings, forms=forms)
 
 
 def attention_maps(

@@ -15,6 +15,7 @@ from jax import lax
 
 from cbam_flax.models.forms import Forms, corners, larger
 
+LANES = 128
 Indexed = tuple[jax.Array, jax.Array]  # a value, and where along the axes it was found
 
 
@@ -111,13 +112,15 @@ def _whole_gradient(x: jax.Array) -> jax.Array:
 _whole_gradient.defvjp(lambda x: (x, None), lambda _, dx: (lax.optimization_barrier(dx),))
 
 
-def conv(x: jax.Array, kernel: jax.Array, *args: Any, **options: Any) -> jax.Array:
+def conv(
+    x: jax.Array, kernel: jax.Array, *args: Any, batch_in_lanes: bool = False, **options: Any
+) -> jax.Array:
     """A convolution whose two gradients read one copy of the cotangent, where that is cheaper.
 
-    Below 128 features half of the copy's lanes would be empty.
+    It is not where the compiler lays the batch into the lanes, since the channels leave them empty.
     """
     y = lax.conv_general_dilated(x, kernel, *args, **options)
-    return _whole_gradient(y) if kernel.shape[-1] % 128 == 0 else y
+    return y if batch_in_lanes and kernel.shape[-1] % LANES else _whole_gradient(y)
 
 
 def gate_conv(
@@ -151,4 +154,12 @@ def pool(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return reduce(larger, pixels).astype(x.dtype), mean.astype(x.dtype)
 
 
-FORMS = Forms(conv=conv, gate_conv=gate_conv, mean_and_max=mean_and_max, pool=pool, moments=moments)
+_FORMS = Forms(
+    conv=conv, gate_conv=gate_conv, mean_and_max=mean_and_max, pool=pool, moments=moments
+)
+_BATCH_IN_LANES = _FORMS._replace(conv=partial(conv, batch_in_lanes=True))
+
+
+def forms(images_per_device: int) -> Forms:
+    """The forms for a step of that many images on each device."""
+    return _FORMS if images_per_device % LANES else _BATCH_IN_LANES

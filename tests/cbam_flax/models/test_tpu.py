@@ -77,14 +77,17 @@ def test_pool(size):
     assert_same(tpu.pool, forms.pool, normal(2, *size, 3))
 
 
+@pytest.mark.parametrize("images_per_device", [1, 128])
 @pytest.mark.parametrize("features", [3, 128])
-def test_convolution(features):
+def test_convolution(features, images_per_device):
     def run(conv):
         numbers = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "rhs_dilation": (2, 2)}
         return lambda x, kernel: conv(x, kernel, (1, 1), "SAME", **numbers)
 
     arguments = normal(2, 5, 6, 2), normal(3, 3, 2, features, seed=2)
-    assert_same(run(tpu.conv), run(jax.lax.conv_general_dilated), *arguments)
+    assert_same(
+        run(tpu.forms(images_per_device).conv), run(jax.lax.conv_general_dilated), *arguments
+    )
 
 
 def step(model, variables, images):
