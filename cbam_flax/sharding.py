@@ -29,16 +29,19 @@ def make_mesh(shape: Mapping[str, int], devices: list[jax.Device] | None = None)
     Raises:
         UserError: the axes do not multiply to the number of devices.
     """
-    devices = jax.devices() if devices is None else devices
+    every = jax.devices() if devices is None else devices
     sizes = [shape[axis] for axis in AXES]
     try:
-        sizes = list(np.empty(len(devices)).reshape(sizes).shape)
+        sizes = list(np.empty(len(every)).reshape(sizes).shape)
     except ValueError as error:
         raise UserError(
-            f"config.mesh {dict(zip(AXES, sizes, strict=True))} does not fit {len(devices)} "
+            f"config.mesh {dict(zip(AXES, sizes, strict=True))} does not fit {len(every)} "
             f"devices: the product must be that number, with -1 on at most one axis"
         ) from error
-    return jax.make_mesh(tuple(sizes), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+    kinds = (AxisType.Auto,) * len(AXES)
+    if devices is None:
+        return jax.make_mesh(tuple(sizes), AXES, kinds)  # orders them by their links
+    return Mesh(np.reshape(devices, sizes), AXES, axis_types=kinds)
 
 
 def check_divisible(mesh: Mesh, *, image_size: int, **batch_sizes: int) -> None:
