@@ -72,9 +72,10 @@ def test_gate_convolution_as_a_band_matrix(size):
     assert_same(ours, plain, normal(2, *size, 2), normal(7, 7, 2, 1, seed=2))
 
 
+@pytest.mark.parametrize("features", [3, 128])
 @pytest.mark.parametrize("size", [(8, 6), (7, 5)])
-def test_pool(size):
-    assert_same(tpu.pool, forms.pool, normal(2, *size, 3))
+def test_pool(size, features):
+    assert_same(tpu.pool, forms.pool, normal(2, *size, features))
 
 
 @pytest.mark.parametrize("images_per_device", [1, 128])
