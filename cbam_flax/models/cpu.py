@@ -4,7 +4,9 @@ XLA:CPU convolves well, except where autodiff makes the window as large as the m
 a kernel) and where there are one or two channels. docs/performance.md has the times.
 """
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -156,24 +158,76 @@ _gate_conv.defvjp(_gate_forward, _gate_backward)
 def _correlate(planes: list[jax.Array], kernel: jax.Array) -> jax.Array:
     """Correlates each plane `(B, H, W)` with its `kernel[..., number]`, and adds them up.
 
-    First the rows that a column of the kernel reads, then the columns; each loop reads what lies in
-    memory, hence the barriers.
+    First what each column of the kernel finds, then the columns side by side; the barriers keep the
+    compiler from making one loop of it all, which would read each number 49 times.
     """
     height, width = planes[0].shape[1:]
     down, across = kernel.shape[:2]
     edges = ((0, 0), (down // 2, down // 2), (across // 2, across // 2))
     padded = lax.optimization_barrier([jnp.pad(plane, edges) for plane in planes])
-    columns = lax.optimization_barrier(
-        [
-            sum(
-                plane[:, i : i + height] * kernel[i, j, number]
-                for i in range(down)
-                for number, plane in enumerate(padded)
-            )
-            for j in range(across)
-        ]
+    columns = sum(
+        plane[:, i : i + height] * kernel[i, :, number, None, None, None]
+        for i in range(down)
+        for number, plane in enumerate(padded)
     )
-    return sum(column[:, :, j : j + width] for j, column in enumerate(columns))
+    columns = lax.optimization_barrier(columns)
+    return sum(columns[j, :, :, j : j + width] for j in range(across))
 
 
-FORMS = Forms(conv=conv, gate_conv=gate_conv)
+def mean_and_max(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """`forms.mean_and_max`, which finds where the maximum is in two steps."""
+    return jnp.mean(x, axis), _peak(x, axis % x.ndim)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _peak(x: jax.Array, axis: int) -> jax.Array:
+    return jnp.max(x, axis)
+
+
+@_peak.defjvp
+def _peak_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    index = _last_axis_argmax(x) if axis == x.ndim - 1 else _argmax(x, axis)
+    first = lax.broadcasted_iota(jnp.int32, x.shape, axis) == jnp.expand_dims(index, axis)
+    return jnp.max(x, axis), jnp.sum(jnp.where(first, dx, 0), axis)
+
+
+def _argmax(x: jax.Array, axis: int) -> jax.Array:
+    """`jnp.argmax` over a long axis: of the pieces' maxima, then in the chosen piece alone.
+
+    XLA:CPU has vector code for a maximum, but not for its index.
+    """
+    size = x.shape[axis]
+    piece = max(n for n in range(1, math.isqrt(size) + 1) if size % n == 0)
+    pieces = x.reshape(*x.shape[:axis], size // piece, piece, *x.shape[axis + 1 :])
+    chosen = jnp.expand_dims(lax.argmax(jnp.max(pieces, axis + 1), axis, jnp.int32), axis)
+    inside = jnp.take_along_axis(pieces, jnp.expand_dims(chosen, axis), axis)
+    return jnp.squeeze(chosen, axis) * piece + lax.argmax(
+        jnp.squeeze(inside, axis), axis, jnp.int32
+    )
+
+
+def _last_axis_argmax(x: jax.Array) -> jax.Array:
+    """`jnp.argmax` over the channels: first between slices of at least eight, lane by lane."""
+    channels = x.shape[-1]
+    parts = math.gcd(channels, 16)
+    while parts > 1 and channels // parts < 8:
+        parts //= 2
+    lanes = channels // parts
+    best, part = x[..., :lanes], jnp.zeros((*x.shape[:-1], lanes), jnp.int32)
+    for number in range(1, parts):
+        rival = x[..., number * lanes : (number + 1) * lanes]
+        part = jnp.where(rival > best, number, part)
+        best = jnp.where(rival > best, rival, best)
+    index = part * lanes + lax.broadcasted_iota(jnp.int32, part.shape, part.ndim - 1)
+    best, index = lax.optimization_barrier((best, index))
+
+    def better(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        take = (a[0] > b[0]) | ((a[0] == b[0]) & (a[1] < b[1]))
+        return jnp.where(take, a[0], b[0]), jnp.where(take, a[1], b[1])
+
+    start = x.dtype.type(-jnp.inf), jnp.int32(channels)
+    return lax.reduce((best, index), start, better, (x.ndim - 1,))[1]
+
+
+FORMS = Forms(conv=conv, gate_conv=gate_conv, mean_and_max=mean_and_max)

@@ -111,6 +111,31 @@ def test_gate_convolution(shape, jit):
     assert_same(*(jit(partial(found, function))(*arguments) for function in run))
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((2, 36, 3), 1),  # pieces of 6
+        ((2, 7, 3), 1),  # a prime: pieces of 1
+        ((1, 1, 3), 1),
+        ((2, 3, 5, 64), -1),  # 8 slices of 8 channels
+        ((2, 3, 5, 24), -1),
+        ((2, 3, 5, 3), -1),
+    ],
+)
+def test_mean_and_max(shape, axis, jit):
+    x = normal(*shape)
+    run = [lambda x, form=form: form(x, axis) for form in (cpu.mean_and_max, forms.mean_and_max)]
+    assert_same(*(jit(partial(found, function))(x) for function in run))
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((3, 36, 4), 1), ((5, 4, 64), -1), ((5, 4, 6), -1)])
+def test_of_equal_maxima_the_first_gets_the_gradient(shape, axis, jit):
+    x = np.random.default_rng(0).integers(0, 3, shape).astype(np.float64)
+    gradient = jit(jax.grad(lambda x: cpu.mean_and_max(x, axis)[1].sum()))(x)
+    np.testing.assert_array_equal(np.argmax(gradient, axis), np.argmax(x, axis))
+    np.testing.assert_array_equal(gradient.sum(axis), 1)
+
+
 @pytest.mark.parametrize("form", [cpu.conv, cpu.gate_conv])
 @pytest.mark.parametrize(("strides", "padding"), [((2, 2), "SAME"), ((1, 1), "VALID")])
 def test_what_the_gradient_does_not_know_is_refused(form, strides, padding):
