@@ -6,7 +6,7 @@ a kernel) and where there are one or two channels. docs/performance.md has the t
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -50,11 +50,18 @@ def _plain(x: jax.Array, kernel: jax.Array, rates: Sizes) -> jax.Array:
     )
 
 
-_conv = jax.custom_vjp(_plain, nondiff_argnums=(2,))
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x: jax.Array, kernel: jax.Array, rates: Sizes) -> jax.Array:
+    if x.shape[-1] != 1:
+        return _plain(x, kernel, rates)
+    # The sum is computed within whatever reads it, which costs less than to write and read it.
+    padded = lax.optimization_barrier(_padded(x, kernel.shape, rates))
+    taps = _taps(padded, x.shape[1], x.shape[2], kernel.shape, rates)
+    return reduce(jnp.add, map(jnp.multiply, taps, kernel.reshape(-1, kernel.shape[-1])))
 
 
 def _conv_forward(x: jax.Array, kernel: jax.Array, rates: Sizes) -> Any:
-    return _plain(x, kernel, rates), (x, kernel)
+    return _conv(x, kernel, rates), (x, kernel)
 
 
 def _conv_backward(rates: Sizes, saved: Any, dy: jax.Array) -> Any:
@@ -77,11 +84,23 @@ def _padded(x: jax.Array, kernel_shape: Sizes, rates: Sizes) -> jax.Array:
     return jnp.pad(x, ((0, 0), *((edge, edge) for edge in edges), (0, 0)))
 
 
+def _taps(
+    padded: jax.Array, height: int, width: int, kernel_shape: Sizes, rates: Sizes
+) -> list[jax.Array]:
+    """For each tap of the kernel, row by row, what it reads of a padded map."""
+    (taps_down, taps_across), (down, across) = kernel_shape[:2], rates
+    return [
+        padded[:, i * down : i * down + height, j * across : j * across + width]
+        for i in range(taps_down)
+        for j in range(taps_across)
+    ]
+
+
 def _kernel_gradient(x: jax.Array, dy: jax.Array, kernel_shape: Sizes, rates: Sizes) -> jax.Array:
     """One matrix product over the pixels for each tap of the kernel, a few rows at a time."""
     batch, height, width, features = dy.shape
     taps_down, taps_across, channels, _ = kernel_shape
-    down, across = rates
+    reach = (taps_down - 1) * rates[0]
     rows = min(max(BLOCK // (batch * width), 1), height)
     blocks = -(-height // rows)
     missing = ((0, 0), (0, blocks * rows - height), (0, 0), (0, 0))
@@ -89,15 +108,11 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, kernel_shape: Sizes, rates: Si
     dtype = jnp.promote_types(dy.dtype, jnp.float32)
 
     def add(block: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
-        read = lax.dynamic_slice_in_dim(x, block * rows, rows + (taps_down - 1) * down, 1)
+        read = lax.dynamic_slice_in_dim(x, block * rows, rows + reach, 1)
         written = lax.dynamic_slice_in_dim(dy, block * rows, rows, 1)
         # Turned round once, for all taps; without the barrier each product does it again.
         written = lax.optimization_barrier(written.reshape(-1, features).T)
-        seen = [
-            read[:, i * down : i * down + rows, j * across : j * across + width]
-            for i in range(taps_down)
-            for j in range(taps_across)
-        ]
+        seen = _taps(read, rows, width, kernel_shape, rates)
         return [
             total + jnp.dot(written, pixels.reshape(-1, channels), preferred_element_type=dtype)
             for total, pixels in zip(sums, seen, strict=True)
@@ -113,13 +128,7 @@ def _one_channel_kernel_gradient(
 ) -> jax.Array:
     """The maps that the taps read, side by side, in a single product with `dy`."""
     _, height, width, features = dy.shape
-    x = _padded(x, kernel_shape, rates)[..., 0]
-    (taps_down, taps_across), (down, across) = kernel_shape[:2], rates
-    seen = [
-        x[:, i * down : i * down + height, j * across : j * across + width]
-        for i in range(taps_down)
-        for j in range(taps_across)
-    ]
+    seen = _taps(_padded(x, kernel_shape, rates)[..., 0], height, width, kernel_shape, rates)
     dtype = jnp.promote_types(dy.dtype, jnp.float32)
     patches = jnp.stack(seen).reshape(len(seen), -1)
     product = jnp.dot(patches, dy.reshape(-1, features), preferred_element_type=dtype)
