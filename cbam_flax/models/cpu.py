@@ -15,8 +15,8 @@ from jax import lax
 
 from cbam_flax.models.forms import Forms
 
-# A map with no more pixels than this has its kernel gradient from lax, which is then the faster.
-SMALL_MAP = 64 * 64
+# A batch of maps with no more numbers than this has its kernel gradient from lax, then the faster.
+SMALL = 3 * 2**20
 BLOCK = 1024  # pixels whose channels stay in a core's cache while all taps read them
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -69,7 +69,7 @@ def _conv_backward(rates: Sizes, saved: Any, dy: jax.Array) -> Any:
     (dx,) = jax.vjp(lambda x: _plain(x, kernel, rates), x)[1](dy)
     if x.shape[-1] == 1:
         dkernel = _one_channel_kernel_gradient(x, dy, kernel.shape, rates)
-    elif x.shape[1] * x.shape[2] > SMALL_MAP:
+    elif x.size > SMALL:
         dkernel = _kernel_gradient(x, dy, kernel.shape, rates)
     else:
         (dkernel,) = jax.vjp(lambda kernel: _plain(x, kernel, rates), kernel)[1](dy)
@@ -201,6 +201,38 @@ def _peak_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Ar
     return jnp.max(x, axis), jnp.sum(jnp.where(first, dx, 0), axis)
 
 
+@jax.custom_jvp
+def moments(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Mean, mean of squares, maximum and minimum over all positions: `(B, H, W, C)` to `(B, C)`."""
+    pixels = _pixels(x)
+    return (
+        jnp.mean(pixels, 1),
+        jnp.mean(jnp.square(pixels), 1),
+        jnp.max(pixels, 1),
+        jnp.min(pixels, 1),
+    )
+
+
+def _pixels(x: jax.Array) -> jax.Array:
+    return x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+@moments.defjvp
+def _moments_jvp(primals: Any, tangents: Any) -> Any:
+    pixels, changes = _pixels(*primals), _pixels(*tangents)
+
+    def at(index: jax.Array) -> jax.Array:
+        here = lax.broadcasted_iota(jnp.int32, pixels.shape, 1) == index[:, None]
+        return jnp.sum(jnp.where(here, changes, 0), 1)
+
+    return moments(*primals), (
+        jnp.mean(changes, 1),
+        jnp.mean(2 * pixels * changes, 1),
+        at(_argmax(pixels, 1)),
+        at(_argmax(-pixels, 1)),
+    )
+
+
 def _argmax(x: jax.Array, axis: int) -> jax.Array:
     """`jnp.argmax` over a long axis: of the pieces' maxima, then in the chosen piece alone.
 
@@ -239,4 +271,4 @@ def _last_axis_argmax(x: jax.Array) -> jax.Array:
     return lax.reduce((best, index), start, better, (x.ndim - 1,))[1]
 
 
-FORMS = Forms(conv=conv, gate_conv=gate_conv, mean_and_max=mean_and_max)
+FORMS = Forms(conv=conv, gate_conv=gate_conv, mean_and_max=mean_and_max, moments=moments)

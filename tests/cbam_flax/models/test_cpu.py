@@ -22,7 +22,7 @@ def float64():
 @pytest.fixture
 def never_lax(monkeypatch):
     """Every kernel gradient as matrix products, of 40 pixels at a time."""
-    monkeypatch.setattr(cpu, "SMALL_MAP", 0)
+    monkeypatch.setattr(cpu, "SMALL", 0)
     monkeypatch.setattr(cpu, "BLOCK", 40)
 
 
@@ -83,8 +83,8 @@ def test_convolution(shape, rate, jit, never_lax):
     assert_same(*(jit(partial(found, function))(*arguments) for function in run))
 
 
-def test_matrix_products_or_lax_are_chosen_by_the_size_of_the_map(monkeypatch):
-    monkeypatch.setattr(cpu, "SMALL_MAP", 30)
+def test_matrix_products_or_lax_are_chosen_by_size(monkeypatch):
+    monkeypatch.setattr(cpu, "SMALL", 60)
     gradient = jax.grad(lambda kernel, x: jnp.sum(convolution(cpu.conv, 4, 3, 1)(x, kernel)))
     kernel = normal(3, 3, 2, 4)
     texts = [str(jax.make_jaxpr(gradient)(kernel, normal(1, 5, w, 2))) for w in (6, 7)]
@@ -134,6 +134,16 @@ def test_of_equal_maxima_the_first_gets_the_gradient(shape, axis, jit):
     gradient = jit(jax.grad(lambda x: cpu.mean_and_max(x, axis)[1].sum()))(x)
     np.testing.assert_array_equal(np.argmax(gradient, axis), np.argmax(x, axis))
     np.testing.assert_array_equal(gradient.sum(axis), 1)
+
+
+def test_moments(jit):
+    def plain(x):
+        pixels = x.reshape(x.shape[0], -1, x.shape[-1])
+        lowest = -forms.peak(-pixels, 1)
+        return jnp.mean(pixels, 1), jnp.mean(pixels**2, 1), forms.peak(pixels, 1), lowest
+
+    x = normal(2, 5, 7, 6)
+    assert_same(*(jit(partial(found, function))(x) for function in (cpu.moments, plain)))
 
 
 @pytest.mark.parametrize("form", [cpu.conv, cpu.gate_conv])
