@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from cbam_flax import sharding
 from cbam_flax.augment import augment
-from cbam_flax.models import block_kernel_l2
+from cbam_flax.models import block_kernel_l2, create_model, tpu
 
 EMA_WARMUP = 10  # steps; early on the average follows closely, or it would remember the start
 
@@ -36,6 +36,20 @@ class TrainState(flax.struct.PyTreeNode):
         """What evaluation and export use: the averaged parameters where they are kept."""
         params = self.params if self.ema_params is None else self.ema_params
         return {"params": params, "batch_stats": self.batch_stats}
+
+
+def model_for(config: ConfigDict, mesh: Mesh) -> nn.Module:
+    """The model of `config.model` in the forms that are fast for a training step on this mesh.
+
+    Raises:
+        ValueError: as `create_model`.
+    """
+    return create_model(
+        config.model,
+        mesh.devices.flat[0].platform,
+        sharding.images_per_device(mesh, config.batch_size // config.optimizer.accumulate),
+        config.image_size if mesh.shape["spatial"] == 1 else None,
+    )
 
 
 def init_state(
@@ -201,6 +215,7 @@ def sharded_train_step(
         in_shardings=(places, sharding.batch_sharding(mesh)),
         out_shardings=(places, sharding.replicated(mesh)),
         donate_argnums=0,
+        compiler_options=tpu.compiler_options(mesh.devices.flat[0].device_kind),
     )
     return step, jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),

@@ -141,8 +141,7 @@ def train_step(config: ConfigDict, target: Target, batch_per_chip: int) -> Repor
     config.batch_size = batch_per_chip * target.chips
     mesh = sharding.make_mesh(config.mesh, target.devices)
     sharding.check_divisible(mesh, image_size=config.image_size, batch_size=config.batch_size)
-    images = sharding.images_per_device(mesh, config.batch_size // config.optimizer.accumulate)
-    model = create_model(config.model, "tpu", images)
+    model = step.model_for(config, mesh)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, lambda _: 1e-3)
     jitted, state = step.sharded_train_step(model, optimizer, config, mesh)
     batch = abstract_batch(config.batch_size, config.image_size, mesh)
@@ -161,7 +160,7 @@ class _OneStage(CBAMResNet):
 
 def stages(config: ConfigDict, images_per_device: int) -> dict[str, nn.Module]:
     """Every stage of `config.model`, in the order they run, as the TPU would run it."""
-    model = create_model(config.model, "tpu", images_per_device)
+    model = create_model(config.model, "tpu", images_per_device, config.image_size)
     own = {field.name for field in dataclasses.fields(CBAMResNet)} - {"parent", "name"}
     fields = {name: getattr(model, name) for name in own}
     return {name: _OneStage(**fields, only=name) for name in model._stages(train=True)}

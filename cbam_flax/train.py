@@ -19,7 +19,6 @@ from cbam_flax import config as config_lib
 from cbam_flax import optimizer as optimizer_lib
 from cbam_flax import step as step_lib
 from cbam_flax.augment import augment
-from cbam_flax.models import create_model
 from data_prep.cli import UserError
 
 INTERRUPTED = 75  # exit status after a save on SIGTERM (EX_TEMPFAIL): the same command continues
@@ -39,9 +38,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
     config_lib.check(config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_divisible(mesh, image_size=config.image_size, batch_size=config.batch_size)
-    images = sharding.images_per_device(mesh, config.batch_size // config.optimizer.accumulate)
     try:
-        model = create_model(config.model, images_per_device=images)
+        model = step_lib.model_for(config, mesh)
     except ValueError as error:
         raise UserError(f"config.{error}") from error
 

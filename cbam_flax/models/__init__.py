@@ -17,7 +17,10 @@ Variables = Mapping[str, Any]
 
 
 def create_model(
-    config: Mapping[str, Any], platform: str | None = None, images_per_device: int = 1
+    config: Mapping[str, Any],
+    platform: str | None = None,
+    images_per_device: int = 1,
+    rows: int | None = None,
 ) -> CBAMResNet:
     """The model that `config.model` describes; keys left out take `CBAMResNet`'s defaults.
 
@@ -26,6 +29,7 @@ def create_model(
         platform: "cpu", "gpu" or "tpu", for which the model's pieces take the form that is fast
             there; by default the one that JAX runs on. "any": the plain forms, for export.
         images_per_device: in a step; what is fast on a TPU depends on it, what is computed not.
+        rows: of pixels of each of these images; None if unknown, or if they are on several devices.
 
     Raises:
         ValueError: an unknown key, or a value that its switch does not know.
@@ -42,8 +46,8 @@ def create_model(
         settings[key] = jnp.dtype(settings[key])
     for key in settings.keys() & {"stages", "dilations"}:
         settings[key] = tuple(settings[key])
-    forms = {"cpu": cpu.FORMS, "tpu": tpu.forms(images_per_device)}.get(platform, PLAIN)
-    return CBAMResNet(**settings, forms=forms)
+    forms = {"cpu": (cpu.FORMS,) * 4, "tpu": tpu.forms(images_per_device, rows)}
+    return CBAMResNet(**settings, forms=forms.get(platform, (PLAIN,) * 4))
 
 
 def attention_maps(

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cbam_flax.models.forms import PLAIN, Forms
+from cbam_flax.models.forms import PLAIN, Forms, rebanded
 
 Layer = Callable[..., Any]
 
@@ -121,7 +121,7 @@ class ChannelAttention(nn.Module):
         self.sow("intermediates", "gate", gate[:, None, None, :])
         if norm is None:
             return x * gate[:, None, None, :]
-        return (x * (scale * gate)[:, None, None] + (offset * gate)[:, None, None]).astype(x.dtype)
+        return self.forms.affine(x, scale * gate, offset * gate)
 
 
 class SpatialAttention(nn.Module):
@@ -142,6 +142,7 @@ class SpatialAttention(nn.Module):
         """Returns `(B, H, W, C)`: the input times its gate `(B, H, W, 1)`."""
         found = _statistics(x, -1, self.statistics, self.forms)
         maps = jnp.stack([found[name] for name in self.statistics], axis=-1)
+        maps = rebanded(maps, self.forms.bands, 1)
         conv = self.conv(
             1,
             (7, 7),
@@ -154,7 +155,7 @@ class SpatialAttention(nn.Module):
             logits = self.norm(name="norm")(logits)
         gate = nn.sigmoid(logits)
         self.sow("intermediates", "gate", gate)
-        return x * gate
+        return x * rebanded(gate, 1, self.forms.bands)
 
 
 class CBAM(nn.Module):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from cbam_flax.models.aspp import AtrousPyramid
 from cbam_flax.models.attention import CBAM, AffineNorm, ChannelAttention, Layer, SpatialAttention
-from cbam_flax.models.forms import PLAIN, Forms
+from cbam_flax.models.forms import PLAIN, Forms, mean_and_squares, rebanded
 from cbam_flax.models.pooling import Mix, MixedPool
 
 MIN_SIZE = 28  # pixels; four halvings leave at least 1 x 1
@@ -68,7 +68,8 @@ class ResidualCBAMBlock(nn.Module):
     The skip starts after the FIRST convolution, so it never needs a projection. `relu_first=False`
     leaves out the first ReLU, as the notebook does. `zero_init_last` starts with the second BN's
     scale at zero, so that the block begins as `ReLU(c1)` (Goyal et al. 2017). `affine_norm` takes
-    the second BN's place where the channel gate is to apply it.
+    the place of `norm` where `forms` apply it as an affine map; `fold_norm` leaves the second one
+    to the channel gate.
     """
 
     features: int
@@ -78,19 +79,28 @@ class ResidualCBAMBlock(nn.Module):
     relu_first: bool = True
     zero_init_last: bool = False
     affine_norm: Layer | None = None
+    fold_norm: bool = False
+    forms: Forms = PLAIN
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """`(B, H, W, any)` to `(B, H, W, features)`."""
-        c1 = self.norm(name="norm1")(self.conv(self.features, (3, 3), name="conv1")(x))
+
+        def normalised(x: jax.Array, name: str, **options: Any) -> jax.Array:
+            if self.affine_norm is None:
+                return self.norm(name=name, **options)(x)
+            norm = self.affine_norm(name=name, **options)
+            return self.forms.affine(x, *norm(*mean_and_squares(x)))
+
+        c1 = normalised(self.conv(self.features, (3, 3), name="conv1")(x), "norm1")
         if self.relu_first:
             c1 = nn.relu(c1)
         scale = nn.initializers.zeros if self.zero_init_last else nn.initializers.ones
         c2 = self.conv(self.features, (3, 3), name="conv2")(c1)
-        if self.affine_norm is not None and self.attention is not None:
+        if self.fold_norm and self.affine_norm is not None and self.attention is not None:
             norm = self.affine_norm(scale_init=scale, name="norm2")
             return nn.relu(c1 + self.attention(name="cbam")(c2, norm))
-        c2 = self.norm(scale_init=scale, name="norm2")(c2)
+        c2 = normalised(c2, "norm2", scale_init=scale)
         if self.attention is not None:
             c2 = self.attention(name="cbam")(c2)
         return nn.relu(c1 + c2)
@@ -103,7 +113,8 @@ class CBAMResNet(nn.Module):
     starts the 3x3 convolutions and the head, "auto" as the preset does; the gates and the 1x1
     convolutions always start from he_normal. Activations are `dtype`, parameters `param_dtype`;
     logits and batch statistics are never below float32. `remat` recomputes each block in the
-    backward pass instead of keeping its maps. `forms` says how the pieces are computed, not what.
+    backward pass instead of keeping its maps. `forms` says for each stage how its pieces are
+    computed, not what.
     """
 
     preset: str = "cbam_resnet"
@@ -125,7 +136,7 @@ class CBAMResNet(nn.Module):
     zero_init_last_bn: bool = False
     kernel_init: str = "auto"
     channels: int = 1
-    forms: Forms = PLAIN
+    forms: Sequence[Forms] = (PLAIN,) * 4
 
     def __post_init__(self) -> None:
         for key, allowed in SWITCHES.items():
@@ -171,34 +182,45 @@ class CBAMResNet(nn.Module):
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         auto = self.kernel_init == "auto"
         init = INITIALIZERS[graph.kernel_init if auto else self.kernel_init]
-        conv3x3 = partial(nn.Conv, kernel_init=init, conv_general_dilated=self.forms.conv, **types)
         dense: Layer = partial(nn.Dense, kernel_init=init, **types)
         mix = partial(Mix, kernel_init=INITIALIZERS["he_normal"], **types)
         running: dict[str, Any] = {"use_running_average": not train, "momentum": graph.momentum}
         norm = partial(nn.BatchNorm, epsilon=graph.epsilon, **running, **types)
         affine_norm = partial(AffineNorm, epsilon=graph.epsilon, **running, **types)
-        fold = self.forms.moments is not None and self.attention not in ("none", "spatial")
-        block = partial(
-            nn.remat(ResidualCBAMBlock) if self.remat else ResidualCBAMBlock,
-            conv=partial(conv3x3, use_bias=graph.conv_bias),
-            norm=norm,
-            attention=self._attention(graph, norm, types),
-            relu_first=graph.relu_first,
-            zero_init_last=self.zero_init_last_bn,
-            affine_norm=affine_norm if fold else None,
-        )
-        pyramid = partial(
-            AtrousPyramid,
-            dilations=self.dilations,
-            image_level=self.image_level,
-            conv=conv3x3,
-            mix=mix,
-        )
-        pool: dict[str, Layer] = {
-            "mixed": lambda name: MixedPool(mix=mix, forms=self.forms, name=name),
-            "max": lambda name: lambda x: self.forms.pool(x)[0],
-            "avg": lambda name: lambda x: self.forms.pool(x)[1],
-        }
+
+        def conv3x3(forms: Forms) -> Layer:
+            return partial(nn.Conv, kernel_init=init, conv_general_dilated=forms.conv, **types)
+
+        def block(features: int, forms: Forms) -> Layer:
+            return partial(
+                nn.remat(ResidualCBAMBlock) if self.remat else ResidualCBAMBlock,
+                max(round(features * self.width), 1),
+                conv=partial(conv3x3(forms), use_bias=graph.conv_bias),
+                norm=norm,
+                attention=self._attention(graph, norm, types, forms),
+                relu_first=graph.relu_first,
+                zero_init_last=self.zero_init_last_bn,
+                affine_norm=None if forms.moments is None else affine_norm,
+                fold_norm=self.attention not in ("none", "spatial"),
+                forms=forms,
+            )
+
+        def pool(forms: Forms) -> Layer:
+            kinds: dict[str, Layer] = {
+                "mixed": partial(MixedPool, mix=mix, forms=forms),
+                "max": lambda name: lambda x: forms.pool(x)[0],
+                "avg": lambda name: lambda x: forms.pool(x)[1],
+            }
+            return kinds[self.pooling]
+
+        def pyramid(forms: Forms) -> Layer:
+            return partial(
+                AtrousPyramid,
+                dilations=self.dilations,
+                image_level=self.image_level,
+                conv=conv3x3(forms),
+                mix=mix,
+            )
 
         def head(x: jax.Array) -> jax.Array:
             x = x.reshape(x.shape[0], -1) if self.head == "flatten" else jnp.mean(x, axis=(1, 2))
@@ -207,17 +229,29 @@ class CBAMResNet(nn.Module):
             logits = dense(1, dtype=jnp.promote_types(self.dtype, jnp.float32), name="logit")(x)
             return logits[:, 0]
 
-        layers: dict[str, Layer] = {}
-        for number, features in enumerate(self.stages, start=1):
-            layers[f"block{number}"] = partial(block, max(round(features * self.width), 1))
-            layers[f"pool{number}"] = pool[self.pooling]
+        stages = zip(self.stages, self.forms, (*self.forms[1:], self.forms[-1]), strict=True)
+        layers: dict[str, tuple[Layer, Forms]] = {}
+        for number, (features, forms, later) in enumerate(stages, start=1):
+            layers[f"block{number}"] = block(features, forms), forms
+            layers[f"pool{number}"] = pool(forms), forms
             if self.context == "aspp" and number % 2 == 0:
-                layers[f"context{number // 2}"] = pyramid
-        # A submodule belongs to whichever compact call makes it, so each is made when it runs.
-        runs = {n: lambda x, n=n, layer=layer: layer(name=n)(x) for n, layer in layers.items()}
-        return runs | {"head": head}
+                layers[f"context{number // 2}"] = pyramid(later), later
+        layers["head"] = lambda name: head, PLAIN
 
-    def _attention(self, graph: Graph, norm: Layer, types: dict[str, Any]) -> Layer | None:
+        # A submodule belongs to whichever compact call makes it, so each is made when it runs.
+        def run(name: str, layer: Layer, before: int, after: int, x: jax.Array) -> jax.Array:
+            return layer(name=name)(rebanded(x, before, after))
+
+        runs: dict[str, Callable[[jax.Array], jax.Array]] = {}
+        bands = 1
+        for name, (layer, forms) in layers.items():
+            runs[name] = partial(run, name, layer, bands, forms.bands)
+            bands = forms.bands
+        return runs
+
+    def _attention(
+        self, graph: Graph, norm: Layer, types: dict[str, Any], forms: Forms
+    ) -> Layer | None:
         """What `attention` names: a CBAM with both gates or one of them, or nothing."""
         if self.attention == "none":
             return None
@@ -228,14 +262,14 @@ class CBAMResNet(nn.Module):
             statistics=("mean",) if self.attention == "se" else ("mean", "max"),
             mlp=graph.channel_mlp,
             dense=partial(nn.Dense, kernel_init=he_normal, **types),
-            forms=self.forms,
+            forms=forms,
         )
         spatial = partial(
             SpatialAttention,
             statistics=graph.spatial_statistics,
             conv=partial(nn.Conv, kernel_init=he_normal, **types),
             norm=norm if self.spatial_norm == "batch" else None,
-            forms=self.forms,
+            forms=forms,
         )
         return partial(
             CBAM,

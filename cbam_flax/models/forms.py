@@ -62,6 +62,26 @@ def pool(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return reduce(larger, pixels), reduce(jnp.add, pixels) / 4
 
 
+def mean_and_squares(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and mean of squares of every channel, `(B, H, W, C)` to `(C,)`, float32 or better."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.mean(x, (1, 2)).mean(0), jnp.mean(jnp.square(x), (1, 2)).mean(0)
+
+
+def affine(x: jax.Array, scale: jax.Array, offset: jax.Array) -> jax.Array:
+    """`x * scale + offset`, for maps `(B, H, W, C)` and numbers `(C,)` or `(B, C)`."""
+    return (x * scale[..., None, None, :] + offset[..., None, None, :]).astype(x.dtype)
+
+
+def rebanded(x: jax.Array, before: int, after: int) -> jax.Array:
+    """Maps whose images are cut into `before` bands of rows each, cut into `after` instead.
+
+    `(B before, H / before, W, C)` to `(B after, H / after, W, C)`.
+    """
+    batch, height, width, channels = x.shape
+    return x.reshape(batch * after // before, height * before // after, width, channels)
+
+
 class Forms(NamedTuple):
     """One form of each piece; the defaults are the plain ones, which every compiler and ONNX take.
 
@@ -72,9 +92,11 @@ class Forms(NamedTuple):
     gate_conv: Callable[..., Any] | None = None  # 7x7 from the two maps of a spatial gate
     mean_and_max: Callable[[jax.Array, int], tuple[jax.Array, jax.Array]] = mean_and_max
     pool: Callable[[jax.Array], tuple[jax.Array, jax.Array]] = pool
-    # Of all positions: mean, mean of squares, maximum, minimum. Given, a block's second BatchNorm
-    # and its channel gate are one affine map, found from these in one pass over the convolution.
+    # Of all positions: mean, mean of squares, maximum, minimum. Given, a block's BatchNorms become
+    # affine maps, the second one together with the channel gate.
     moments: Callable[[jax.Array], tuple[jax.Array, ...]] | None = None
+    affine: Callable[..., jax.Array] = affine
+    bands: int = 1  # of rows that each image is cut into; they take the place of images in maps
 
 
 PLAIN = Forms()

@@ -1,5 +1,7 @@
 """The TPU's forms against the plain ones, in float64 on a CPU: values and gradients."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,13 +54,41 @@ def test_the_gradient_of_a_maximum_that_occurs_twice_goes_to_the_first():
     np.testing.assert_array_equal(gradient, [[0, 1, 0, 0]])
 
 
-def test_moments():
-    def plain(x):
-        pixels = x.reshape(x.shape[0], -1, x.shape[-1])
-        lowest = -forms.peak(-pixels, 1)
-        return jnp.mean(pixels, 1), jnp.mean(pixels**2, 1), forms.peak(pixels, 1), lowest
+def plain_moments(x):
+    pixels = x.reshape(x.shape[0], -1, x.shape[-1])
+    lowest = -forms.peak(-pixels, 1)
+    return jnp.mean(pixels, 1), jnp.mean(pixels**2, 1), forms.peak(pixels, 1), lowest
 
-    assert_same(tpu.moments, plain, normal(2, 5, 7, 6))
+
+@pytest.mark.parametrize("bands", [1, 2, 4])
+def test_moments(bands):
+    def ours(x):
+        return tpu.moments(forms.rebanded(x, 1, bands), bands)
+
+    assert_same(ours, plain_moments, normal(2, 8, 7, 6))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.random.default_rng(0).normal(size=(2, 8, 7, 6)),
+        -np.random.default_rng(0).random((2, 8, 7, 6)),  # the order of negative numbers
+        np.random.default_rng(0).integers(-1, 2, (2, 8, 7, 6)),  # many at both extremes
+        np.random.default_rng(0).integers(0, 2, (2, 8, 7, 6)) - 1.0,  # zero is the largest
+        np.zeros((2, 8, 7, 6)),
+    ],
+    ids=["normal", "negative", "few values", "largest zero", "zero"],
+)
+def test_moments_of_bfloat16_and_where_they_are(values):
+    """Extremes exact, and their gradients at the very same pixel as of the plain form."""
+    x = jnp.asarray(values, jnp.bfloat16)
+    ours, gradient = jax.vjp(tpu.moments, x)
+    plain, expected = jax.vjp(lambda x: plain_moments(x.astype(jnp.float32)), x)
+    for a, b in zip(ours, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-37)
+    unit, none = jnp.ones((2, 6), jnp.float32), jnp.zeros((2, 6), jnp.float32)
+    for cotangents in ((none, none, unit, none), (none, none, none, unit)):
+        np.testing.assert_array_equal(*(np.array(g(cotangents)[0]) for g in (gradient, expected)))
 
 
 @pytest.mark.parametrize("size", [(9, 11), (4, 5), (7, 7)])
@@ -72,23 +102,80 @@ def test_gate_convolution_as_a_band_matrix(size):
     assert_same(ours, plain, normal(2, *size, 2), normal(7, 7, 2, 1, seed=2))
 
 
-@pytest.mark.parametrize("features", [3, 128])
+@pytest.mark.parametrize("layout", [tpu.IMAGES_LAST, tpu.CHANNELS_LAST])
 @pytest.mark.parametrize("size", [(8, 6), (7, 5)])
-def test_pool(size, features):
-    assert_same(tpu.pool, forms.pool, normal(2, *size, features))
+def test_pool(size, layout):
+    assert_same(lambda x: tpu.pool(x, layout), forms.pool, normal(2, *size, 3))
 
 
-@pytest.mark.parametrize("images_per_device", [1, 128])
-@pytest.mark.parametrize("features", [3, 128])
-def test_convolution(features, images_per_device):
-    def run(conv):
-        numbers = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "rhs_dilation": (2, 2)}
-        return lambda x, kernel: conv(x, kernel, (1, 1), "SAME", **numbers)
+@pytest.mark.parametrize("layout", [tpu.IMAGES_LAST, tpu.CHANNELS_LAST])
+def test_of_equal_pixels_the_first_is_the_maximum(layout):
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 2, (2, 6, 8, 3)), jnp.float64)
+    gradients = [
+        jax.grad(lambda x, pool=pool: jnp.sum(pool(x)[0]))(x)
+        for pool in (lambda x: tpu.pool(x, layout), forms.pool)
+    ]
+    np.testing.assert_array_equal(*gradients)
 
-    arguments = normal(2, 5, 6, 2), normal(3, 3, 2, features, seed=2)
-    assert_same(
-        run(tpu.forms(images_per_device).conv), run(jax.lax.conv_general_dilated), *arguments
-    )
+
+def plain_conv(x, kernel, rate=1):
+    numbers = {"dimension_numbers": tpu.DIMENSIONS, "rhs_dilation": (rate, rate)}
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", **numbers)
+
+
+def test_convolution():
+    def ours(x, kernel):
+        numbers = {"dimension_numbers": tpu.DIMENSIONS, "rhs_dilation": (2, 2)}
+        return tpu.conv(x, kernel, (1, 1), "SAME", **numbers)
+
+    plain = partial(plain_conv, rate=2)
+    assert_same(ours, plain, normal(2, 5, 6, 2), normal(3, 3, 2, 4, seed=2))
+
+
+@pytest.mark.parametrize(("bands", "rows"), [(1, 5), (2, 6), (4, 8), (4, 4)])
+def test_convolution_of_bands(bands, rows):
+    def ours(x, kernel):
+        y = tpu.band_conv(forms.rebanded(x, 1, bands), kernel, (1, 1), "SAME", bands)
+        return forms.rebanded(y, bands, 1)
+
+    assert_same(ours, plain_conv, normal(3, rows, 5, 2), normal(3, 3, 2, 4, seed=2))
+
+
+@pytest.mark.parametrize(
+    ("size", "strides", "padding"), [(5, 1, "SAME"), (3, 2, "SAME"), (3, 1, "VALID")]
+)
+def test_what_bands_cannot_convolve_is_refused(size, strides, padding):
+    with pytest.raises(ValueError, match="must be 3x3, 1, 'SAME'"):
+        tpu.band_conv(normal(2, 8, 8, 2), normal(size, size, 2, 1), (strides,) * 2, padding, 2)
+
+
+@pytest.mark.parametrize("images", [(), (2,)], ids=["per channel", "per image"])
+def test_affine(images):
+    def ours(x, scale, offset):
+        return forms.rebanded(tpu.affine(forms.rebanded(x, 1, 2), scale, offset, 2), 2, 1)
+
+    vectors = normal(*images, 3, seed=1), normal(*images, 3, seed=2)
+    assert_same(ours, forms.affine, normal(2, 4, 5, 3), *vectors)
+
+
+@pytest.mark.parametrize(
+    ("images", "rows", "bands"),
+    [
+        (128, 224, 1),
+        (256, None, 1),
+        (64, 224, 2),
+        (32, 224, 4),
+        (16, 224, None),  # the bands would be thin
+        (96, 224, None),  # no number of bands fills the lanes
+        (64, 220, None),  # two bands of 110 rows can be halved once
+        (64, None, None),  # a device has not all of an image's rows
+    ],
+)
+def test_images_or_bands_fill_the_lanes(images, rows, bands):
+    chosen = tpu.forms(images, rows)
+    early = tpu.LATE if bands is None else tpu.early(bands)
+    assert [form.bands for form in chosen] == [early.bands] * 2 + [1] * 2
+    assert (chosen[0].affine is forms.affine) == (bands is None)
 
 
 def step(model, variables, images):
@@ -115,10 +202,22 @@ def random_variables(model, images):
     }
 
 
-@pytest.mark.parametrize("switches", [{}, {"preset": "notebook"}], ids=str)
-def test_the_whole_model(switches):
-    plain, ours = (create_model(SMALL | switches, platform) for platform in ("any", "tpu"))
-    images = np.random.default_rng(0).random((3, 29, 33, 1))
+@pytest.mark.parametrize(
+    ("switches", "images", "bands", "size"),
+    [
+        ({}, 1, 1, (29, 33)),
+        ({}, 128, 1, (29, 33)),
+        ({"preset": "notebook"}, 64, 2, (32, 33)),
+        ({"spatial_norm": "batch", "pooling": "max"}, 32, 4, (64, 33)),
+        ({"attention": "spatial"}, 64, 2, (32, 33)),
+    ],
+    ids=str,
+)
+def test_the_whole_model(switches, images, bands, size):
+    plain = create_model(SMALL | switches, "any")
+    ours = create_model(SMALL | switches, "tpu", images, size[0])
+    assert ours.forms[0].bands == bands
+    images = np.random.default_rng(0).random((3, *size, 1))
     variables = random_variables(plain, images)
     same = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)  # noqa: E731
     runs = [jax.jit(lambda v, x, m=m: step(m, v, x))(variables, images) for m in (ours, plain)]
@@ -127,14 +226,17 @@ def test_the_whole_model(switches):
     same(*inferred)
 
 
-def test_a_mesh_with_split_height_changes_nothing():
-    model = create_model(SMALL, "tpu")
-    images = np.random.default_rng(0).random((2, 64, 64, 1))
+@pytest.mark.parametrize(("shape", "images_per_device"), [((2, 1, 2), 128), ((4, 1, 1), 64)])
+def test_a_mesh_changes_nothing(shape, images_per_device):
+    """Split by rows, where an image cannot be cut into bands, and by images, where it can."""
+    rows = 64 if shape[2] == 1 else None
+    model = create_model(SMALL, "tpu", images_per_device, rows)
+    images = np.random.default_rng(0).random((4, 64, 64, 1))
     variables = random_variables(model, images)
     results = []
-    for shape in ((1, 1, 1), (2, 1, 2)):
+    for axes in ((1, 1, 1), shape):
         mesh = sharding.make_mesh(
-            dict(zip(sharding.AXES, shape, strict=True)), jax.devices()[: int(np.prod(shape))]
+            dict(zip(sharding.AXES, axes, strict=True)), jax.devices()[: int(np.prod(axes))]
         )
         places = (sharding.replicated(mesh), jax.NamedSharding(mesh, sharding.IMAGES))
         run = jax.jit(lambda v, x: step(model, v, x), in_shardings=places, out_shardings=places[0])
