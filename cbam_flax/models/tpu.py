@@ -305,10 +305,9 @@ def pool(x: jax.Array, layout: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
 
 
 def _pool(x: jax.Array, layout: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    even = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
-    windows = _windows(with_layout_constraint(even, Layout(layout)), layout)
-    # Not before: XLA would write the windows to memory in the wider type.
-    windows = lax.optimization_barrier(windows)
+    # The barriers: XLA would write the windows to memory in the wider type, and have each reader of
+    # what is found in them find it again.
+    windows = lax.optimization_barrier(_placed(_windows(x), layout))
     wide = jnp.promote_types(x.dtype, jnp.float32)
     pixels = [windows[:, :, i, :, j].astype(wide) for i in (0, 1) for j in (0, 1)]
 
@@ -318,25 +317,32 @@ def _pool(x: jax.Array, layout: tuple[int, ...]) -> tuple[jax.Array, jax.Array, 
     places = [jnp.full(pixels[0].shape, place, wide) for place in range(4)]
     maximum, place = reduce(first, zip(pixels, places, strict=True))
     mean = reduce(jnp.add, pixels) / 4
-    return maximum.astype(x.dtype), mean.astype(x.dtype), place.astype(jnp.int8)
+    found = maximum.astype(x.dtype), mean.astype(x.dtype), place.astype(jnp.int8)
+    return lax.optimization_barrier(found)
 
 
-def _windows(x: jax.Array, layout: tuple[int, ...]) -> jax.Array:
-    """`(B, H, W, C)` to `(B, H/2, 2, W/2, 2, C)`, the same bytes in either layout."""
+def _windows(x: jax.Array) -> jax.Array:
+    """`(B, H, W, C)` to `(B, H // 2, 2, W // 2, 2, C)`; an odd edge is dropped."""
     batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    even = x[:, : height // 2 * 2, : width // 2 * 2]
+    return even.reshape(batch, height // 2, 2, width // 2, 2, channels)
+
+
+def _placed(windows: jax.Array, layout: tuple[int, ...]) -> jax.Array:
+    """Of windows, the layout that a map has where no byte moves between the two."""
     axes = {0: (0,), 1: (1, 2), 2: (3, 4), 3: (5,)}
-    return with_layout_constraint(x, Layout(tuple(a for axis in layout for a in axes[axis])))
+    order = tuple(axis for outer in layout for axis in axes[outer])
+    return with_layout_constraint(windows, Layout(order))
 
 
 def _pool_forward(x: jax.Array, layout: tuple[int, ...]) -> Any:
     maximum, mean, place = _pool(x, layout)
-    return (maximum, mean), (place, x[:0])  # of x the shape and the type
+    return (maximum, mean), (place, jnp.zeros((0, *x.shape[1:])))
 
 
 def _pool_backward(layout: tuple[int, ...], saved: Any, cotangents: Any) -> tuple[jax.Array]:
     place, (_, height, width, channels) = saved[0], saved[1].shape
-    dmaximum, dmean = (with_layout_constraint(d, Layout(layout)) for d in cotangents)
+    dmaximum, dmean = cotangents
     shape = (place.shape[0], height // 2, 2, width // 2, 2, channels)
 
     def spread(x: jax.Array) -> jax.Array:
@@ -345,8 +351,8 @@ def _pool_backward(layout: tuple[int, ...], saved: Any, cotangents: Any) -> tupl
     here = 2 * lax.broadcasted_iota(jnp.int8, shape, 2) + lax.broadcasted_iota(jnp.int8, shape, 4)
     dx = spread(dmean) * jnp.asarray(0.25, dmean.dtype)
     dx += jnp.where(here == spread(place), spread(dmaximum), 0)
-    dx = lax.optimization_barrier(dx).reshape(shape[0], height // 2 * 2, width // 2 * 2, channels)
-    dx = with_layout_constraint(dx, Layout(layout))
+    dx = lax.optimization_barrier(_placed(dx, layout))
+    dx = dx.reshape(shape[0], height // 2 * 2, width // 2 * 2, channels)
     return (jnp.pad(dx, ((0, 0), (0, height % 2), (0, width % 2), (0, 0))),)
 
 
