@@ -256,11 +256,12 @@ def _edges(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _neighbours(x: jax.Array, bands: int) -> tuple[jax.Array, jax.Array]:
     """The rows above and below each band in its image, zero outside of it."""
-    top, bottom = _edges(x)
-    band = lax.broadcasted_iota(jnp.int32, top.shape, 0) % bands
-    above = jnp.concatenate([bottom[-1:], bottom[:-1]])
-    below = jnp.concatenate([top[1:], top[:1]])
-    return jnp.where(band == 0, 0, above), jnp.where(band == bands - 1, 0, below)
+    edges = _edges(x)
+    top, bottom = (rows.reshape(-1, bands, *rows.shape[1:]) for rows in edges)
+    outside = jnp.zeros_like(top[:, :1])
+    above = jnp.concatenate([outside, bottom[:, :-1]], axis=1)
+    below = jnp.concatenate([top[:, 1:], outside], axis=1)
+    return above.reshape(edges[0].shape), below.reshape(edges[0].shape)
 
 
 @jax.custom_vjp
