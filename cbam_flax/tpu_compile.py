@@ -25,7 +25,7 @@ from cbam_flax import optimizer as optimizer_lib
 from cbam_flax import sharding, step
 from cbam_flax.hlo_cost import COLLECTIVES, Instruction, instructions
 from cbam_flax.input_pipeline import abstract_batch
-from cbam_flax.models import CBAMResNet, create_model
+from cbam_flax.models import CBAMResNet, create_model, tpu
 from data_prep.cli import UserError
 
 
@@ -173,6 +173,7 @@ def stage_reports(
     target: Target,
     only: str | None = None,
     prepare: Callable[[Any], Any] = lambda params: params,
+    compiler_options: dict[str, str] | None = None,
 ) -> dict[str, Report]:
     """Forward and backward of each stage alone on one device, in training.
 
@@ -183,10 +184,13 @@ def stage_reports(
         target: its first device counts.
         only: compile this stage alone.
         prepare: applied to the parameters inside the differentiated function.
+        compiler_options: by default those of the training step.
     """
     # The compiler chooses the layout of what comes in and goes out, as it does inside a program.
     place = Format(Layout.AUTO, SingleDeviceSharding(target.devices[0]))
     x = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 1), jnp.bfloat16)
+    if compiler_options is None:
+        compiler_options = tpu.compiler_options(target.devices[0].device_kind)
     reports = {}
     for number, (name, model) in enumerate(models.items()):
         variables = jax.eval_shape(model.init, jax.random.key(0), x)
@@ -217,7 +221,9 @@ def stage_reports(
 
         y, _ = jax.eval_shape(forward, params, x, batch_stats)
         if only in (None, name):
-            jitted = jax.jit(both, in_shardings=place, out_shardings=place)
+            jitted = jax.jit(
+                both, in_shardings=place, out_shardings=place, compiler_options=compiler_options
+            )
             reports[name] = _report(jitted.lower(params, x, batch_stats, y))
         x = y
     return reports

@@ -19,6 +19,7 @@ from cbam_flax import config as config_lib
 from cbam_flax import optimizer as optimizer_lib
 from cbam_flax import step as step_lib
 from cbam_flax.augment import augment
+from cbam_flax.models import create_model
 from data_prep.cli import UserError
 
 INTERRUPTED = 75  # exit status after a save on SIGTERM (EX_TEMPFAIL): the same command continues
@@ -141,7 +142,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
         if number % evaluate_every == 0 or number == total_steps:
             with reporter.paused():
                 predictions = evaluation.predict_split(
-                    model, state.inference_variables, validation, config.evaluate.batch_size, mesh
+                    create_model(config.model),  # in the forms that are fast for few images
+                    state.inference_variables,
+                    validation,
+                    config.evaluate.batch_size,
+                    mesh,
                 )
             figures = evaluation.summarise(predictions)
             writer.write_scalars(number, {f"validation/{k}": v for k, v in figures.items()})

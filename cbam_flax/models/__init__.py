@@ -28,7 +28,8 @@ def create_model(
         config: `dtype="auto"` is bfloat16 on a TPU or a GPU, else float32.
         platform: "cpu", "gpu" or "tpu", for which the model's pieces take the form that is fast
             there; by default the one that JAX runs on. "any": the plain forms, for export.
-        images_per_device: in a step; what is fast on a TPU depends on it, what is computed not.
+        images_per_device: in a step; what is fast on a TPU depends on it, what is computed not. The
+            default also serves any small number.
         rows: of pixels of each of these images; None if unknown, or if they are on several devices.
 
     Raises:
