@@ -213,21 +213,21 @@ def random_variables(model, images):
     ],
     ids=str,
 )
-def test_the_whole_model(switches, images, bands, size):
+def test_the_whole_model(switches, images, bands, size, jit):
     plain = create_model(SMALL | switches, "any")
     ours = create_model(SMALL | switches, "tpu", images, size[0])
     assert ours.forms[0].bands == bands
     images = np.random.default_rng(0).random((3, *size, 1))
     variables = random_variables(plain, images)
     same = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)  # noqa: E731
-    runs = [jax.jit(lambda v, x, m=m: step(m, v, x))(variables, images) for m in (ours, plain)]
+    runs = [jit(lambda v, x, m=m: step(m, v, x))(variables, images) for m in (ours, plain)]
     jax.tree.map(same, *runs)
-    inferred = [jax.jit(lambda v, x, m=m: m.apply(v, x))(variables, images) for m in (ours, plain)]
+    inferred = [jit(lambda v, x, m=m: m.apply(v, x))(variables, images) for m in (ours, plain)]
     same(*inferred)
 
 
 @pytest.mark.parametrize(("shape", "images_per_device"), [((2, 1, 2), 128), ((4, 1, 1), 64)])
-def test_a_mesh_changes_nothing(shape, images_per_device):
+def test_a_mesh_changes_nothing(shape, images_per_device, jit):
     """Split by rows, where an image cannot be cut into bands, and by images, where it can."""
     rows = 64 if shape[2] == 1 else None
     model = create_model(SMALL, "tpu", images_per_device, rows)
@@ -239,6 +239,6 @@ def test_a_mesh_changes_nothing(shape, images_per_device):
             dict(zip(sharding.AXES, axes, strict=True)), jax.devices()[: int(np.prod(axes))]
         )
         places = (sharding.replicated(mesh), jax.NamedSharding(mesh, sharding.IMAGES))
-        run = jax.jit(lambda v, x: step(model, v, x), in_shardings=places, out_shardings=places[0])
+        run = jit(lambda v, x: step(model, v, x), in_shardings=places, out_shardings=places[0])
         results.append(jax.device_get(run(variables, images)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-10), *results)
