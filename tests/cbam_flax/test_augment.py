@@ -48,6 +48,20 @@ def test_warp_equals_the_exact_transformation(matrix, expected):
     np.testing.assert_allclose(warp(image, matrix), expected(np.array(image)), atol=1e-5)
 
 
+@pytest.mark.parametrize("degrees", [0, 7, 90, 155])
+def test_products_sample_as_gathers_do(degrees):
+    """Of 8-bit images, also where points lie outside, and from numbers that are bfloat16."""
+    turn = np.deg2rad(degrees)
+    matrix = 1.2 * np.array([[np.cos(turn), np.sin(turn), 0.1], [-np.sin(turn), np.cos(turn), 0]])
+    points = augment_lib.source_points(24, 33, jnp.float32(matrix))
+    image = np.random.default_rng(0).integers(0, 256, (24, 33, 2)).astype(np.float32) / 255
+    gathered = augment_lib.sample(image, points)
+    np.testing.assert_allclose(augment_lib.sample_by_products(image, points), gathered, atol=1e-6)
+    assert (gathered == 0).any()
+    fractions = points - jnp.floor(points)
+    np.testing.assert_array_equal(fractions.astype(jnp.bfloat16), fractions)
+
+
 def test_warp_and_its_inverse_give_the_image_back():
     matrix = random_affine(jax.random.key(1), config(rotation=20.0, scale=0.1, shift=0.05))
     image = images(1, 64)[0]
