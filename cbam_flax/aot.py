@@ -166,8 +166,8 @@ def describe(figures: dict[str, Any]) -> str:
         f"{memory['chip_bytes'] / GIB:.0f}: it fits{largest}",
         f"estimated time: {figures['milliseconds']:.2f} ms, "
         f"{figures['images_per_second_per_chip']:.0f} images/s per chip "
-        f"({figures['unpriced_milliseconds']:.2f} ms of it are the traffic of instructions that "
-        "the compiler gives no estimate for)",
+        f"({figures['unpriced_milliseconds']:.2f} ms of it are the traffic or the gathering of "
+        "instructions that the compiler gives no estimate for)",
         f"floors: arithmetic {floors['arithmetic']:.2f} ms ({figures['flops'] / 1e12:.2f} TFLOP), "
         f"HBM traffic {floors['traffic']:.2f} ms ({figures['hbm_bytes'] / 1e9:.2f} GB); "
         f"{figures['roofline_fraction']:.0%} of the roofline",

@@ -71,7 +71,8 @@ def warp(image: jax.Array, matrix: jax.Array) -> jax.Array:
 
     On a TPU the image must be of 8-bit grey levels, as multiples of 1/255.
     """
-    points = source_points(*image.shape[:2], matrix)
+    height, width, _ = image.shape
+    points = source_points(height, width, matrix)
     return lax.platform_dependent(image, points, tpu=sample_by_products, default=sample)
 
 

@@ -1,8 +1,9 @@
 """What a compiled TPU program says of its own cost: the text of its HLO, taken apart.
 
 The TPU compiler writes `estimated_cycles`, its own cost model, beside the instructions of the
-scheduled program. A few have none (pad, select-and-scatter): of those only the bytes are known that
-they must read and write. This module only reads that text; `cbam_flax.tpu_compile` makes it.
+scheduled program. A few have none (pad, select-and-scatter, gather): of those only the bytes are
+known that they must read and write, and how many numbers a gather picks. This module only reads
+that text; `cbam_flax.tpu_compile` makes it.
 """
 
 import math
@@ -21,6 +22,7 @@ _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) .*\{$")
 _INSTRUCTION = re.compile(r"^  (?:ROOT )?%?([\w.-]+) = (.+?) ([a-z][\w-]*)\(")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _CALLED = re.compile(r"(?:body|to_apply|calls|branch_computations)=\{?((?:%[\w.-]+(?:, )?)+)\}?")
+_GATHER = re.compile(r" gather\(")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
@@ -36,6 +38,7 @@ class Instruction(NamedTuple):
     runs: int
     output_bytes: int  # of one run
     moved_bytes: int  # read from and written to HBM, all runs together
+    gathered: int  # numbers that a gather picks one by one, all runs together
     priced: bool  # the compiler gives an estimate, or it costs nothing
     op_name: str  # the path of linen modules and the primitive it came from
     source: str  # "file.py:12" of the innermost line of `package`, or ""
@@ -75,6 +78,9 @@ def _run(
         free = opcode in _FREE or opcode.endswith(("-start", "-done")) or opcode in COLLECTIVES
         operands = re.findall(r"%([\w.-]+)", line[match.end() :].partition(")")[0])
         moved = sizes[match[1]] + sum(sizes.get(operand, 0) for operand in operands)
+        called = _CALLED.search(line)
+        inside = computations.get(called[1].lstrip("%"), []) if called else []
+        gathers = any(_GATHER.search(text) for text in (line, *inside))
         yield Instruction(
             name=match[1],
             opcode=opcode,
@@ -82,11 +88,12 @@ def _run(
             runs=runs,
             output_bytes=_bytes(match[2]),
             moved_bytes=0 if free else runs * moved,
+            gathered=runs * _elements(match[2]) if gathers else 0,
             priced=free or cycles is not None,
             op_name=op_name[1] if op_name else "",
             source=sources.get(int(frame[1]), "") if frame else "",
         )
-        if opcode in ("while", "call", "conditional") and (called := _CALLED.search(line)):
+        if opcode in ("while", "call", "conditional") and called:
             trips = _TRIPS.search(line)
             times = int(trips[1]) if trips else 1
             for inner in re.findall(r"%([\w.-]+)", called[1]):
@@ -103,8 +110,16 @@ def _bytes(shapes: str, hbm_only: bool = False) -> int:
         if hbm_only and "S(" in layout:
             continue
         bits = _BITS.get(kind) or int(kind[1:])
-        total += bits // 8 * math.prod(int(size) for size in sizes.split(",") if size)
+        total += bits // 8 * _product(sizes)
     return total
+
+
+def _elements(shapes: str) -> int:
+    return sum(_product(sizes) for _, sizes, _ in _SHAPE.findall(shapes))
+
+
+def _product(sizes: str) -> int:
+    return math.prod(int(size) for size in sizes.split(",") if size)
 
 
 def _sources(lines: list[str], package: str) -> dict[int, str]:

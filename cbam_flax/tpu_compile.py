@@ -47,6 +47,8 @@ CHIPS = {
     "v5p": Chip(1.75e9, 459e12, 2765e9, 95 * 2**30, 600e9),
     "v6e": Chip(1.75e9, 918e12, 1640e9, 32 * 2**30, 400e9),
 }
+# Per number, in the schedule that the compiler makes for a v5e (`python -m benchmarks.schedule`).
+GATHER_CYCLES = 18
 # The smallest slice that libtpu answers for; fewer chips are taken out of it.
 SMALLEST = {"v4": "2x2x1", "v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2"}
 
@@ -87,10 +89,14 @@ class Report(NamedTuple):
 
 
 def cost(instruction: Instruction, chip: Chip) -> float:
-    """Seconds: the compiler's estimate, and for what it leaves out the time to move its bytes."""
+    """Seconds: the compiler's estimate, and for what it leaves out the time to move its bytes.
+
+    For a gather what its schedule takes, where that is longer.
+    """
     if instruction.priced:
         return instruction.cycles / chip.clock
-    return instruction.moved_bytes / chip.bandwidth
+    gathering = instruction.gathered * GATHER_CYCLES / chip.clock
+    return max(instruction.moved_bytes / chip.bandwidth, gathering)
 
 
 def target(topology: str, chips: int | None = None) -> Target:

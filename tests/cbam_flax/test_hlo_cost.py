@@ -1,7 +1,7 @@
 # ruff: noqa: E501  (HLO has long lines)
 import pytest
 
-from cbam_flax import hlo_cost
+from cbam_flax import hlo_cost, tpu_compile
 
 # As the TPU compiler writes it: a fusion, a loop, a conditional's kin, and two without an estimate.
 HLO = """HloModule jit_step, is_scheduled=true
@@ -26,6 +26,11 @@ StackFrames
   ROOT %inside = f32[8,4]{1,0} negate(%param_0), backend_config={"estimated_cycles":"999"}
 }
 
+%picked (param_0: f32[8,4]) -> f32[5] {
+  %param_0 = f32[8,4]{1,0} parameter(0)
+  ROOT %inner = f32[5]{0} gather(%param_0, %indices), offset_dims={}
+}
+
 %body (arg: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
   %arg = (s32[], f32[8,4]{1,0}) parameter(0)
   %turn = f32[8,4]{1,0} fusion(%arg), kind=kLoop, calls=%fused_computation, backend_config={"estimated_cycles":"10"}
@@ -36,6 +41,7 @@ ENTRY %main (x: f32[8,4], y: bf16[8,4]) -> f32[8,4] {
   %x = f32[8,4]{1,0:T(8,128)} parameter(0)
   %once = (f32[8,4]{1,0}, bf16[2]{0}) fusion(%x), kind=kLoop, calls=%fused_computation, metadata={op_name="jit(step)/CBAMResNet/block1/add" stack_frame_id=2}, backend_config={"estimated_cycles":"100"}
   %wide = f32[16,4]{1,0} pad(%x, %zero), padding=0_8x0_0
+  %pick = f32[5]{0} fusion(%x), kind=kCustom, calls=%picked
   %loop = (s32[], f32[8,4]{1,0}) while(%tuple), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"3"}}
   %sum = f32[8,4]{1,0} all-reduce(%x), replica_groups={}, to_apply=%add
   %fast = f32[8,4]{1,0:T(8,128)S(1)} negate(%x), backend_config={"estimated_cycles":"1"}
@@ -67,7 +73,14 @@ def test_source_is_the_innermost_line_of_the_package(found):
 def test_bytes_of_outputs_and_of_what_has_no_estimate(found):
     assert found["once"].output_bytes == 8 * 4 * 4 + 2 * 2
     assert found["wide"].moved_bytes == 16 * 4 * 4 + 8 * 4 * 4
-    assert {name for name, one in found.items() if not one.priced} == {"wide"}
+    assert {name for name, one in found.items() if not one.priced} == {"wide", "pick"}
+
+
+def test_what_a_gather_picks_is_counted(found):
+    assert {name: one.gathered for name, one in found.items() if one.gathered} == {"pick": 5}
+    chip = tpu_compile.CHIPS["v5e"]
+    assert tpu_compile.cost(found["pick"], chip) == 5 * tpu_compile.GATHER_CYCLES / chip.clock
+    assert tpu_compile.cost(found["wide"], chip) == found["wide"].moved_bytes / chip.bandwidth
 
 
 def test_what_lies_in_fast_memory_is_no_traffic(found):
