@@ -1,7 +1,8 @@
 """The forms of the model's pieces that are fast on a CPU, in its compiler's hands.
 
 XLA:CPU convolves well, except where autodiff makes the window as large as the map (the gradient of
-a kernel) and where there are one or two channels. docs/performance.md has the times.
+a kernel) and where there are one or two channels. Winograd's algorithm convolves better still where
+there are enough channels. docs/performance.md has the times.
 """
 
 import math
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cbam_flax.models import winograd
 from cbam_flax.models.forms import Forms
 
 # A batch of maps with no more numbers than this has its kernel gradient from lax, then the faster.
@@ -52,6 +54,8 @@ def _plain(x: jax.Array, kernel: jax.Array, rates: Sizes) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv(x: jax.Array, kernel: jax.Array, rates: Sizes) -> jax.Array:
+    if winograd.pays(x.shape, kernel.shape, rates):
+        return winograd.conv(x, kernel, rates[0])
     if x.shape[-1] != 1:
         return _plain(x, kernel, rates)
     # The sum is computed within whatever reads it, which costs less than to write and read it.
@@ -66,8 +70,10 @@ def _conv_forward(x: jax.Array, kernel: jax.Array, rates: Sizes) -> Any:
 
 def _conv_backward(rates: Sizes, saved: Any, dy: jax.Array) -> Any:
     x, kernel = saved
-    (dx,) = jax.vjp(lambda x: _plain(x, kernel, rates), x)[1](dy)
-    if x.shape[-1] == 1:
+    dx = _conv(dy, kernel[::-1, ::-1].swapaxes(2, 3), rates)
+    if winograd.pays(x.shape, kernel.shape, rates):
+        dkernel = winograd.kernel_gradient(x, dy, rates[0])
+    elif x.shape[-1] == 1:
         dkernel = _one_channel_kernel_gradient(x, dy, kernel.shape, rates)
     elif x.size > SMALL:
         dkernel = _kernel_gradient(x, dy, kernel.shape, rates)
