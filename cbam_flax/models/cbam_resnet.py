@@ -173,7 +173,7 @@ class CBAMResNet(nn.Module):
         init = INITIALIZERS[graph.kernel_init if auto else self.kernel_init]
         conv3x3 = partial(nn.Conv, kernel_init=init, conv_general_dilated=self.forms.conv, **types)
         dense: Layer = partial(nn.Dense, kernel_init=init, **types)
-        mix = partial(Mix, kernel_init=INITIALIZERS["he_normal"], **types)
+        mix = partial(Mix, kernel_init=INITIALIZERS["he_normal"], forms=self.forms, **types)
         running: dict[str, Any] = {"use_running_average": not train, "momentum": graph.momentum}
         norm = partial(nn.BatchNorm, epsilon=graph.epsilon, **running, **types)
         affine_norm = partial(AffineNorm, epsilon=graph.epsilon, **running, **types)

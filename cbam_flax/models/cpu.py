@@ -141,6 +141,27 @@ def _one_channel_kernel_gradient(
     return product.reshape(kernel_shape)
 
 
+@jax.custom_vjp
+def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """`x @ matrix` for maps; autodiff would turn `dy` round in memory for the matrix' gradient."""
+    return x @ matrix
+
+
+def _product_forward(x: jax.Array, matrix: jax.Array) -> Any:
+    return product(x, matrix), (x, matrix)
+
+
+def _product_backward(saved: Any, dy: jax.Array) -> Any:
+    x, matrix = saved
+    rows, dy_rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    dtype = jnp.promote_types(dy.dtype, jnp.float32)
+    dmatrix = jnp.dot(rows.T, dy_rows, preferred_element_type=dtype)
+    return dy @ matrix.T, dmatrix.astype(matrix.dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
 def gate_conv(
     maps: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_: Any
 ) -> jax.Array:
@@ -202,7 +223,7 @@ def _peak(x: jax.Array, axis: int) -> jax.Array:
 @_peak.defjvp
 def _peak_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    index = _last_axis_argmax(x) if axis == x.ndim - 1 else _argmax(x, axis)
+    index = _last_axis_argmax(x) if axis == x.ndim - 1 else _position(x, axis, jnp.max, lax.argmax)
     first = lax.broadcasted_iota(jnp.int32, x.shape, axis) == jnp.expand_dims(index, axis)
     return jnp.max(x, axis), jnp.sum(jnp.where(first, dx, 0), axis)
 
@@ -234,24 +255,22 @@ def _moments_jvp(primals: Any, tangents: Any) -> Any:
     return moments(*primals), (
         jnp.mean(changes, 1),
         jnp.mean(2 * pixels * changes, 1),
-        at(_argmax(pixels, 1)),
-        at(_argmax(-pixels, 1)),
+        at(_position(pixels, 1, jnp.max, lax.argmax)),
+        at(_position(pixels, 1, jnp.min, lax.argmin)),
     )
 
 
-def _argmax(x: jax.Array, axis: int) -> jax.Array:
-    """`jnp.argmax` over a long axis: of the pieces' maxima, then in the chosen piece alone.
+def _position(x: jax.Array, axis: int, extreme: Any, position: Any) -> jax.Array:
+    """Where the extreme is on a long axis: of the pieces' extremes, then in that piece alone.
 
     XLA:CPU has vector code for a maximum, but not for its index.
     """
     size = x.shape[axis]
     piece = max(n for n in range(1, math.isqrt(size) + 1) if size % n == 0)
     pieces = x.reshape(*x.shape[:axis], size // piece, piece, *x.shape[axis + 1 :])
-    chosen = jnp.expand_dims(lax.argmax(jnp.max(pieces, axis + 1), axis, jnp.int32), axis)
+    chosen = jnp.expand_dims(position(extreme(pieces, axis + 1), axis, jnp.int32), axis)
     inside = jnp.take_along_axis(pieces, jnp.expand_dims(chosen, axis), axis)
-    return jnp.squeeze(chosen, axis) * piece + lax.argmax(
-        jnp.squeeze(inside, axis), axis, jnp.int32
-    )
+    return jnp.squeeze(chosen, axis) * piece + position(jnp.squeeze(inside, axis), axis, jnp.int32)
 
 
 def _last_axis_argmax(x: jax.Array) -> jax.Array:
@@ -277,4 +296,6 @@ def _last_axis_argmax(x: jax.Array) -> jax.Array:
     return lax.reduce((best, index), start, better, (x.ndim - 1,))[1]
 
 
-FORMS = Forms(conv=conv, gate_conv=gate_conv, mean_and_max=mean_and_max, moments=moments)
+FORMS = Forms(
+    conv=conv, gate_conv=gate_conv, product=product, mean_and_max=mean_and_max, moments=moments
+)

@@ -26,7 +26,7 @@ BLOCK = 448  # tiles; of 64 channels their values take 4 MB, and as much their p
 
 
 def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`INPUT` 6x6, `KERNEL` 6x3 and `OUTPUT` 4x6 (Toom-Cook), a row or column for each point."""
+    """`INPUT` 6x6, `OUTPUT` 4x6 and `KERNEL` 36x9, which does both directions at once (Toom-Cook)."""
     of_input, of_kernel, to_output = np.zeros((6, 6)), np.zeros((6, 3)), np.zeros((TILE, 6))
     for number, point in enumerate(POINTS):
         others = [other for other in POINTS if other != point]
@@ -34,10 +34,10 @@ def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         of_kernel[number] = point ** np.arange(3) / np.prod([point - other for other in others])
         to_output[:, number] = point ** np.arange(TILE)
     of_input[5], of_kernel[5, 2], to_output[TILE - 1, 5] = np.poly(POINTS)[::-1], 1, 1
-    return of_input, of_kernel, to_output
+    return of_input, to_output, np.kron(of_kernel, of_kernel)
 
 
-INPUT, KERNEL, OUTPUT = _matrices()
+INPUT, OUTPUT, KERNEL = _matrices()
 
 
 def _times(matrix: np.ndarray, parts: jax.Array | list[jax.Array], axis: int = 0) -> jax.Array:
@@ -74,7 +74,7 @@ class Blocks(NamedTuple):
 
     def place(self, number: jax.Array) -> tuple[Any, ...]:
         """Where the block starts in what `split` returns."""
-        return 0, number // self.rate * self.rows * TILE, number % self.rate, 0, 0
+        return 0, lax.div(number, self.rate) * self.rows * TILE, lax.rem(number, self.rate), 0, 0
 
     def split(self, x: jax.Array) -> jax.Array:
         """Maps to `(B, rows, rate, W, C)`, with rows of zeros added to whole tiles."""
@@ -82,28 +82,33 @@ class Blocks(NamedTuple):
         x = jnp.pad(x, ((0, 0), (0, height - x.shape[1]), (0, 0), (0, 0)))
         return x.reshape(x.shape[0], -1, self.rate, *x.shape[2:])
 
-    def read(self, x: jax.Array, number: jax.Array, edge: int) -> jax.Array:
-        """A block's pixels and `edge` more on each side: `(B, rows, columns, rate, C)`."""
+    def at_points(self, matrix: np.ndarray, x: jax.Array, number: jax.Array) -> jax.Array:
+        """The values of a block's tiles, and of the edge that they share: `(36, tiles, channels)`.
+
+        The points across vary before those down. Dimensions are taken together where they can be:
+        the code that XLA:CPU makes for many takes three times as long to compile.
+        """
         batch, height, _, width, channels = x.shape
         _, row, *rest = self.place(number)
+        reach = matrix.shape[1]
+        edge, inside = (reach - TILE) // 2, self.rows * TILE
+        size = min(inside + 2 * edge, height)
+        first = jnp.clip(row - edge, 0, height - size)
+        pixels = lax.dynamic_slice(x, (0, first, *rest), (batch, size, 1, width, channels))
+        # Written into zeros, which are what lies outside the map; a pad is slower in XLA:CPU.
+        columns = self.across * TILE + 2 * edge
+        around = jnp.zeros((batch, inside + 4 * edge, columns * self.rate, channels), x.dtype)
+        place = (0, first - row + 2 * edge, edge * self.rate, 0)
+        around = lax.dynamic_update_slice(around, pixels[:, :, 0], place)
+        around = around.astype(jnp.promote_types(x.dtype, jnp.float32))
 
-        def take(start: jax.Array, count: int) -> jax.Array:
-            return lax.dynamic_slice(x, (0, start, *rest), (batch, count, 1, width, channels))
+        def along(x: jax.Array, start: int, tiles: int) -> jax.Array:
+            end = start + (tiles - 1) * TILE + 1
+            return _times(matrix, [x[:, :, start + i : end + i : TILE] for i in range(reach)])
 
-        inside = self.rows * TILE
-        parts = {edge: take(row, inside)}
-        if edge:
-            parts[0] = jnp.where(row > 0, take(jnp.maximum(row - edge, 0), edge), 0)
-            below = jnp.where(row + inside < height, take(row + inside, edge), 0)
-            parts[edge + inside] = below
-        # Written into zeros and not padded: XLA:CPU is slow at choosing number by number.
-        columns = (self.across * TILE + 2 * edge) * self.rate
-        pixels = jnp.zeros((batch, inside + 2 * edge, columns, channels), x.dtype)
-        for start, part in parts.items():
-            at = (0, start, edge * self.rate, 0)
-            pixels = lax.dynamic_update_slice(pixels, part[:, :, 0], at)
-        pixels = pixels.reshape(batch, inside + 2 * edge, -1, self.rate, channels)
-        return pixels.astype(jnp.promote_types(x.dtype, jnp.float32))
+        down = along(around.reshape(1, batch, inside + 4 * edge, -1), edge, self.rows)
+        both = along(down.reshape(6, -1, columns, self.rate * channels), 0, self.across)
+        return both.reshape(36, -1, channels)
 
 
 def pays(shape: Sequence[int], kernel_shape: Sequence[int], rates: Sequence[int]) -> bool:
@@ -122,16 +127,6 @@ def pays(shape: Sequence[int], kernel_shape: Sequence[int], rates: Sequence[int]
     return 9 * height * width * products > 36 * tiles * (products + 40 * (channels + features))
 
 
-def _at_points(matrix: np.ndarray, pixels: jax.Array) -> jax.Array:
-    """The values at the points of each tile, or of it and its edge: `(36, tiles, channels)`."""
-    reach = matrix.shape[1]
-    for axis in (1, 3):  # rows, then columns, which the values of the rows have moved on by one
-        end = pixels.shape[axis] - reach + 1
-        parts = [lax.slice_in_dim(pixels, i, i + end, TILE, axis=axis) for i in range(reach)]
-        pixels = _times(matrix, parts)
-    return pixels.reshape(36, -1, pixels.shape[-1])
-
-
 def conv(x: jax.Array, kernel: jax.Array, rate: int) -> jax.Array:
     """Stride 1, padding "SAME", `kernel` 3x3 at a rate: `(B, H, W, C)` to `(B, H, W, F)`."""
     batch, height, width, channels = x.shape
@@ -139,12 +134,13 @@ def conv(x: jax.Array, kernel: jax.Array, rate: int) -> jax.Array:
     blocks = Blocks.of(x.shape, rate)
     x = blocks.split(x)
     kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
-    kernel = _times(KERNEL, _times(KERNEL, kernel, 1)).reshape(36, channels, features)
+    kernel = kernel.swapaxes(0, 1).reshape(9, -1)
+    kernel = (jnp.asarray(KERNEL, kernel.dtype) @ kernel).reshape(36, channels, features)
 
     def write(number: jax.Array, y: jax.Array) -> jax.Array:
-        products = _at_points(INPUT, blocks.read(x, number, 1)) @ kernel
-        products = products.reshape(6, 6, batch, blocks.rows, blocks.across, rate, features)
-        pixels = _times(OUTPUT, _times(OUTPUT, products, 4), 2)
+        products = blocks.at_points(INPUT, x, number) @ kernel
+        across = _times(OUTPUT, products.reshape(6, 6, batch, blocks.rows, -1, rate * features), 4)
+        pixels = _times(OUTPUT, across, 2)
         pixels = pixels.reshape(batch, blocks.rows * TILE, 1, -1, features)[:, :, :, :width]
         return lax.dynamic_update_slice(y, pixels.astype(y.dtype), blocks.place(number))
 
@@ -162,11 +158,12 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, rate: int) -> jax.Array:
     x, dy = blocks.split(x), blocks.split(dy)
 
     def add(number: jax.Array, total: jax.Array) -> jax.Array:
-        read = _at_points(INPUT, blocks.read(x, number, 1))
-        written = _at_points(OUTPUT.T, blocks.read(dy, number, 0))
+        read = blocks.at_points(INPUT, x, number)
+        written = blocks.at_points(OUTPUT.T, dy, number)
         return total + jnp.einsum("ptc,ptf->pcf", read, written)
 
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     total = jnp.zeros((36, channels, features), dtype)
-    total = lax.fori_loop(0, blocks.number, add, total).reshape(6, 6, channels, features)
-    return _times(KERNEL.T, _times(KERNEL.T, total, 1))
+    total = lax.fori_loop(0, blocks.number, add, total)
+    gradient = jnp.asarray(KERNEL.T, dtype) @ total.reshape(36, -1)
+    return gradient.reshape(3, 3, channels, features).swapaxes(0, 1)

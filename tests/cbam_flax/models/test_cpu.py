@@ -125,6 +125,11 @@ def test_many_blocks_are_added_up_in_float32(dtype, never_lax):
     assert gradient[1, 1, 0, 0] == jnp.asarray(60 * 20, dtype)
 
 
+def test_product(jit):
+    arguments = normal(2, 3, 5, 4), normal(4, 6, seed=2)
+    assert_same(*(jit(partial(found, form))(*arguments) for form in (cpu.product, jnp.matmul)))
+
+
 @pytest.mark.parametrize("shape", [(2, 9, 11, 2), (1, 2, 3, 2), (1, 8, 7, 3)])
 def test_gate_convolution(shape, jit):
     arguments = normal(*shape), normal(7, 7, shape[-1], 1, seed=2)
