@@ -19,6 +19,8 @@ from ml_collections import ConfigDict
 
 from cbam_flax.input_pipeline import Order, Split
 from cbam_flax.metrics import TrainMetrics
+from cbam_flax.models import create_model
+from cbam_flax.models.table import stage_table
 from cbam_flax.step import TrainState
 from data_prep.cli import UserError
 
@@ -65,9 +67,14 @@ def make_writer(workdir: str, start: int) -> metric_writers.MetricWriter:
     return metric_writers.AsyncMultiWriter(writers)
 
 
-def flops_of(compiled: jax.stages.Compiled) -> float:
-    """Floating-point operations of one call on one device, as XLA counts them; NaN if unknown."""
-    return (compiled.cost_analysis() or {}).get("flops", float("nan"))
+def training_flops(config: ConfigDict) -> float:
+    """Floating-point operations that the model asks of one image: forward, and twice that backward.
+
+    Of the architecture, not of the compiled program: what is computed again, or in a form that
+    takes fewer, counts as usual for model FLOPs utilisation (Chowdhery et al. 2022, "PaLM").
+    """
+    stages = stage_table(create_model(config.model, "any"), config.image_size, config.image_size)
+    return 3.0 * sum(stage.flops for stage in stages)
 
 
 def log_start(
@@ -78,6 +85,7 @@ def log_start(
     splits: list[Split],
     epoch_size: int,
     total_steps: int,
+    flops: float,
 ) -> None:
     """Logs the parameters, the mesh, the data, and what one compiled step needs."""
     parameter_overview.log_parameter_overview(
@@ -89,7 +97,6 @@ def log_start(
         if memory
         else float("nan")
     )
-    per_device = config.batch_size / (mesh.shape["data"] * mesh.shape["fsdp"])
     logging.info(
         "devices: %d x %s, mesh %s", mesh.size, jax.devices()[0].device_kind, dict(mesh.shape)
     )
@@ -108,7 +115,7 @@ def log_start(
         config.batch_size,
         epoch_size,
         size,
-        flops_of(compiled) * mesh.shape["spatial"] / per_device / 1e9,
+        flops / 1e9,
     )
 
 
@@ -150,7 +157,7 @@ class Reporter:
             "epoch": number * self._batch_size / self._epoch_size,
         }
         if self._peak:
-            means["mfu"] = rate * self._flops / self._peak
+            means["mfu"] = rate * self._batch_size * self._flops / (self._peak * jax.device_count())
         self._recent, self._since = [], now
         self._writer.write_scalars(number, {name: float(value) for name, value in means.items()})
 

@@ -88,8 +88,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
     compiled = train_step.lower(
         abstract_state, input_pipeline.abstract_batch(config.batch_size, config.image_size, mesh)
     ).compile()
+    flops = monitor.training_flops(config)
     monitor.log_start(
-        config, state, compiled, mesh, [train, validation], order.epoch_size, total_steps
+        config, state, compiled, mesh, [train, validation], order.epoch_size, total_steps, flops
     )
 
     writer = monitor.make_writer(workdir, start)
@@ -108,7 +109,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
         batch_size=config.batch_size,
         epoch_size=order.epoch_size,
         schedule=schedule,
-        flops=monitor.flops_of(compiled),
+        flops=flops,
         on_non_finite=(
             functools.partial(monitor.stop_at_non_finite, workdir, train, order)
             if config.non_finite == "stop"

@@ -183,13 +183,16 @@ class CBAMResNet(nn.Module):
         auto = self.kernel_init == "auto"
         init = INITIALIZERS[graph.kernel_init if auto else self.kernel_init]
         dense: Layer = partial(nn.Dense, kernel_init=init, **types)
-        mix = partial(Mix, kernel_init=INITIALIZERS["he_normal"], **types)
         running: dict[str, Any] = {"use_running_average": not train, "momentum": graph.momentum}
         norm = partial(nn.BatchNorm, epsilon=graph.epsilon, **running, **types)
         affine_norm = partial(AffineNorm, epsilon=graph.epsilon, **running, **types)
 
         def conv3x3(forms: Forms) -> Layer:
             return partial(nn.Conv, kernel_init=init, conv_general_dilated=forms.conv, **types)
+
+        def mix(forms: Forms) -> Layer:
+            he_normal = INITIALIZERS["he_normal"]
+            return partial(Mix, kernel_init=he_normal, product=forms.product, **types)
 
         def block(features: int, forms: Forms) -> Layer:
             return partial(
@@ -207,7 +210,7 @@ class CBAMResNet(nn.Module):
 
         def pool(forms: Forms) -> Layer:
             kinds: dict[str, Layer] = {
-                "mixed": partial(MixedPool, mix=mix, forms=forms),
+                "mixed": partial(MixedPool, mix=mix(forms), forms=forms),
                 "max": lambda name: lambda x: forms.pool(x)[0],
                 "avg": lambda name: lambda x: forms.pool(x)[1],
             }
@@ -219,7 +222,7 @@ class CBAMResNet(nn.Module):
                 dilations=self.dilations,
                 image_level=self.image_level,
                 conv=conv3x3(forms),
-                mix=mix,
+                mix=mix(forms),
             )
 
         def head(x: jax.Array) -> jax.Array:

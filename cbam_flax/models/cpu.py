@@ -1,7 +1,8 @@
 """The forms of the model's pieces that are fast on a CPU, in its compiler's hands.
 
 XLA:CPU convolves well, except where autodiff makes the window as large as the map (the gradient of
-a kernel) and where there are one or two channels. docs/performance.md has the times.
+a kernel) and where there are one or two channels. Winograd's algorithm convolves better still where
+there are enough channels. docs/performance.md has the times.
 """
 
 import math
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cbam_flax.models import winograd
 from cbam_flax.models.forms import Forms
 
 # A batch of maps with no more numbers than this has its kernel gradient from lax, then the faster.
@@ -52,6 +54,8 @@ def _plain(x: jax.Array, kernel: jax.Array, rates: Sizes) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv(x: jax.Array, kernel: jax.Array, rates: Sizes) -> jax.Array:
+    if winograd.pays(x.shape, kernel.shape, rates):
+        return winograd.conv(x, kernel, rates[0])
     if x.shape[-1] != 1:
         return _plain(x, kernel, rates)
     # The sum is computed within whatever reads it, which costs less than to write and read it.
@@ -66,8 +70,10 @@ def _conv_forward(x: jax.Array, kernel: jax.Array, rates: Sizes) -> Any:
 
 def _conv_backward(rates: Sizes, saved: Any, dy: jax.Array) -> Any:
     x, kernel = saved
-    (dx,) = jax.vjp(lambda x: _plain(x, kernel, rates), x)[1](dy)
-    if x.shape[-1] == 1:
+    dx = _conv(dy, kernel[::-1, ::-1].swapaxes(2, 3), rates)
+    if winograd.pays(x.shape, kernel.shape, rates):
+        dkernel = winograd.kernel_gradient(x, dy, rates[0])
+    elif x.shape[-1] == 1:
         dkernel = _one_channel_kernel_gradient(x, dy, kernel.shape, rates)
     elif x.size > SMALL:
         dkernel = _kernel_gradient(x, dy, kernel.shape, rates)
@@ -135,6 +141,27 @@ def _one_channel_kernel_gradient(
     return product.reshape(kernel_shape)
 
 
+@jax.custom_vjp
+def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """`x @ matrix` for maps; autodiff would turn `dy` round in memory for the matrix' gradient."""
+    return x @ matrix
+
+
+def _product_forward(x: jax.Array, matrix: jax.Array) -> Any:
+    return product(x, matrix), (x, matrix)
+
+
+def _product_backward(saved: Any, dy: jax.Array) -> Any:
+    x, matrix = saved
+    rows, dy_rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    dtype = jnp.promote_types(dy.dtype, jnp.float32)
+    dmatrix = jnp.dot(rows.T, dy_rows, preferred_element_type=dtype)
+    return dy @ matrix.T, dmatrix.astype(matrix.dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
 def gate_conv(
     maps: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **_: Any
 ) -> jax.Array:
@@ -196,7 +223,7 @@ def _peak(x: jax.Array, axis: int) -> jax.Array:
 @_peak.defjvp
 def _peak_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    index = _last_axis_argmax(x) if axis == x.ndim - 1 else _argmax(x, axis)
+    index = _last_axis_argmax(x) if axis == x.ndim - 1 else _position(x, axis, jnp.max, lax.argmax)
     first = lax.broadcasted_iota(jnp.int32, x.shape, axis) == jnp.expand_dims(index, axis)
     return jnp.max(x, axis), jnp.sum(jnp.where(first, dx, 0), axis)
 
@@ -228,24 +255,22 @@ def _moments_jvp(primals: Any, tangents: Any) -> Any:
     return moments(*primals), (
         jnp.mean(changes, 1),
         jnp.mean(2 * pixels * changes, 1),
-        at(_argmax(pixels, 1)),
-        at(_argmax(-pixels, 1)),
+        at(_position(pixels, 1, jnp.max, lax.argmax)),
+        at(_position(pixels, 1, jnp.min, lax.argmin)),
     )
 
 
-def _argmax(x: jax.Array, axis: int) -> jax.Array:
-    """`jnp.argmax` over a long axis: of the pieces' maxima, then in the chosen piece alone.
+def _position(x: jax.Array, axis: int, extreme: Any, position: Any) -> jax.Array:
+    """Where the extreme is on a long axis: of the pieces' extremes, then in that piece alone.
 
     XLA:CPU has vector code for a maximum, but not for its index.
     """
     size = x.shape[axis]
     piece = max(n for n in range(1, math.isqrt(size) + 1) if size % n == 0)
     pieces = x.reshape(*x.shape[:axis], size // piece, piece, *x.shape[axis + 1 :])
-    chosen = jnp.expand_dims(lax.argmax(jnp.max(pieces, axis + 1), axis, jnp.int32), axis)
+    chosen = jnp.expand_dims(position(extreme(pieces, axis + 1), axis, jnp.int32), axis)
     inside = jnp.take_along_axis(pieces, jnp.expand_dims(chosen, axis), axis)
-    return jnp.squeeze(chosen, axis) * piece + lax.argmax(
-        jnp.squeeze(inside, axis), axis, jnp.int32
-    )
+    return jnp.squeeze(chosen, axis) * piece + position(jnp.squeeze(inside, axis), axis, jnp.int32)
 
 
 def _last_axis_argmax(x: jax.Array) -> jax.Array:
@@ -271,4 +296,6 @@ def _last_axis_argmax(x: jax.Array) -> jax.Array:
     return lax.reduce((best, index), start, better, (x.ndim - 1,))[1]
 
 
-FORMS = Forms(conv=conv, gate_conv=gate_conv, mean_and_max=mean_and_max, moments=moments)
+FORMS = Forms(
+    conv=conv, gate_conv=gate_conv, product=product, mean_and_max=mean_and_max, moments=moments
+)

@@ -90,6 +90,7 @@ class Forms(NamedTuple):
 
     conv: Callable[..., Any] | None = None  # 3x3, of blocks and pyramids; None: lax's
     gate_conv: Callable[..., Any] | None = None  # 7x7 from the two maps of a spatial gate
+    product: Callable[[jax.Array, jax.Array], jax.Array] = jnp.matmul  # of maps and a matrix
     mean_and_max: Callable[[jax.Array, int], tuple[jax.Array, jax.Array]] = mean_and_max
     pool: Callable[[jax.Array], tuple[jax.Array, jax.Array]] = pool
     # Of all positions: mean, mean of squares, maximum, minimum. Given, a block's BatchNorms become

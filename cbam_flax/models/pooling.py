@@ -21,6 +21,7 @@ class Mix(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     kernel_init: Callable[..., Any] = nn.initializers.lecun_normal()
+    product: Callable[[jax.Array, jax.Array], jax.Array] = jnp.matmul
 
     @nn.compact
     def __call__(self, maps: Sequence[jax.Array]) -> jax.Array:
@@ -32,7 +33,7 @@ class Mix(nn.Module):
         *maps, kernel, bias = nn.dtypes.promote_dtype(*maps, kernel, bias, dtype=self.dtype)
         products, start = [], 0
         for x, width in zip(maps, channels, strict=True):
-            products.append(x @ kernel[0, 0, start : start + width])
+            products.append(self.product(x, kernel[0, 0, start : start + width]))
             start += width
         return sum(products) + bias
 

@@ -1,11 +1,14 @@
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cbam_flax import monitor
+from cbam_flax.config import default_config
 from cbam_flax.input_pipeline import Order, Split
+from cbam_flax.models import create_model
 from data_prep.cli import UserError
 
 
@@ -41,7 +44,21 @@ def figures(loss, skipped=False):
     }
 
 
-def test_the_reporter_writes_means_where_a_line_is_due(tmp_path):
+def test_flops_of_training_agree_with_the_compiler():
+    config = default_config()
+    config.image_size = 512
+    config.model.width = 0.125
+    model = create_model(config.model, "any")
+    images = jax.ShapeDtypeStruct((1, 512, 512, 1), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+
+    gradient = jax.grad(lambda variables, images: model.apply(variables, images).sum())
+    counted = jax.jit(gradient).lower(variables, images).cost_analysis()["flops"]
+    assert monitor.training_flops(config) == pytest.approx(counted, rel=0.1)
+
+
+def test_the_reporter_writes_means_where_a_line_is_due(tmp_path, monkeypatch):
+    monkeypatch.setitem(monitor.PEAK_FLOPS, jax.devices()[0].device_kind, 500.0)
     stopped_at = []
     reporter = monitor.Reporter(
         monitor.JsonlWriter(str(tmp_path), start=0),
@@ -49,7 +66,7 @@ def test_the_reporter_writes_means_where_a_line_is_due(tmp_path):
         batch_size=8,
         epoch_size=16,
         schedule=lambda step: 0.1 * step,
-        flops=1.0,
+        flops=1000.0,
         on_non_finite=stopped_at.append,
     )
     for number, loss in enumerate([1.0, 2.0, 5.0, 7.0], 1):
@@ -59,6 +76,8 @@ def test_the_reporter_writes_means_where_a_line_is_due(tmp_path):
         (2, 1.5, 1.0),
         (4, 6.0, 2.0),
     ]
+    share = lines[0]["images_per_second"] * 1000 / 500 / jax.device_count()
+    assert lines[0]["mfu"] == pytest.approx(share)
     assert lines[0]["learning_rate"] == pytest.approx(0.1)
     assert stopped_at == []
     with reporter.paused():

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cbam_flax.models import cpu, create_model, forms
+from cbam_flax.models import cpu, create_model, forms, winograd
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +22,15 @@ def float64():
 @pytest.fixture
 def never_lax(monkeypatch):
     """Every kernel gradient as matrix products, of 40 pixels at a time."""
+    monkeypatch.setattr(winograd, "pays", lambda *_: False)
     monkeypatch.setattr(cpu, "SMALL", 0)
     monkeypatch.setattr(cpu, "BLOCK", 40)
+
+
+@pytest.fixture
+def always_winograd(monkeypatch):
+    monkeypatch.setattr(winograd, "pays", lambda _, kernel, rates: kernel[:2] == (3, 3))
+    monkeypatch.setattr(winograd, "BLOCK", 20)
 
 
 def normal(*shape, seed=0):
@@ -83,6 +90,20 @@ def test_convolution(shape, rate, jit, never_lax):
     assert_same(*(jit(partial(found, function))(*arguments) for function in run))
 
 
+def test_a_convolution_by_winograd(jit, always_winograd):
+    arguments = normal(2, 9, 7, 3), normal(3, 3, 3, 5, seed=2)
+    run = [convolution(form, 5, 3, 2) for form in (cpu.conv, None)]
+    assert_same(*(jit(partial(found, function))(*arguments) for function in run))
+
+
+def test_winograd_is_chosen_by_what_it_pays():
+    texts = [
+        str(jax.make_jaxpr(convolution(cpu.conv, c, 3, 1))(normal(2, 8, 8, c), normal(3, 3, c, c)))
+        for c in (16, 64)
+    ]
+    assert ["conv_general_dilated" in text for text in texts] == [True, False]
+
+
 def test_matrix_products_or_lax_are_chosen_by_size(monkeypatch):
     monkeypatch.setattr(cpu, "SMALL", 60)
     gradient = jax.grad(lambda kernel, x: jnp.sum(convolution(cpu.conv, 4, 3, 1)(x, kernel)))
@@ -102,6 +123,11 @@ def test_many_blocks_are_added_up_in_float32(dtype, never_lax):
     gradient = jax.grad(total)(kernel)
     assert gradient.dtype == dtype
     assert gradient[1, 1, 0, 0] == jnp.asarray(60 * 20, dtype)
+
+
+def test_product(jit):
+    arguments = normal(2, 3, 5, 4), normal(4, 6, seed=2)
+    assert_same(*(jit(partial(found, form))(*arguments) for form in (cpu.product, jnp.matmul)))
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 11, 2), (1, 2, 3, 2), (1, 8, 7, 3)])
@@ -167,11 +193,16 @@ def training_pass(model, variables, images):
 SMALL = {"width": 0.125, "reduction": 4, "dtype": "float64", "param_dtype": "float64"}
 
 
-@pytest.mark.parametrize("switches", [{}, {"preset": "notebook"}], ids=str)
-def test_the_whole_model(switches, jit, random_variables, never_lax):
+@pytest.mark.parametrize(
+    ("switches", "convolutions"),
+    [({}, "never_lax"), ({}, "always_winograd"), ({"preset": "notebook"}, "always_winograd")],
+    ids=str,
+)
+def test_the_whole_model(switches, convolutions, jit, random_variables, request):
+    request.getfixturevalue(convolutions)
     images = np.random.default_rng(0).random((3, 32, 32, 1))
     plain, ours = (create_model(SMALL | switches, platform) for platform in ("any", "cpu"))
-    assert ours.forms == cpu.FORMS != forms.PLAIN == plain.forms
+    assert ours.forms == (cpu.FORMS,) * 4 != (forms.PLAIN,) * 4 == plain.forms
     variables = random_variables(plain, images)
     assert_same(*(jit(partial(training_pass, m))(variables, images) for m in (ours, plain)))
     infer = [jit(model.apply)(variables, images) for model in (ours, plain)]

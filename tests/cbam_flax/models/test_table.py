@@ -48,7 +48,7 @@ def test_flops_by_hand():
 )
 def test_flops_agree_with_the_compiler(settings):
     """XLA leaves out taps on zero padding and adds elementwise work: little, at 1024 pixels."""
-    model = create_model(settings)
+    model = create_model(settings, "any")
     images = jax.ShapeDtypeStruct((1, 1024, 1024, 1), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     counted = jax.jit(model.apply).lower(variables, images).cost_analysis()["flops"]
