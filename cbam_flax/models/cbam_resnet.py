@@ -172,9 +172,30 @@ class CBAMResNet(nn.Module):
         """
         self._check(images)
         x = images.astype(self.dtype)
-        for run in self._stages(train).values():
-            x = run(x)
-        return x
+        # Statistics of the batch, and gates to look at, need all images at once.
+        whole = train or self.is_initializing() or self.is_mutable_collection("intermediates")
+        fewest = max(round(min(self.stages) * self.width), 1)
+        group = len(x) if whole else self.forms[0].group(x.shape, fewest)
+        names = list(self._stages(train))
+        large = names.index("block4")  # until then the maps of an image are larger than the weights
+        x = self._run(names[:large], x, train, group)
+        return self._run(names[large:], x, train, len(x))
+
+    def _run(self, names: Sequence[str], x: jax.Array, train: bool, group: int) -> jax.Array:
+        """The stages of these names, on so many images at a time."""
+        if group == len(x):
+            stages = self._stages(train)
+            for name in names:
+                x = stages[name](x)
+            return x
+
+        def step(module: "CBAMResNet", _: None, x: jax.Array) -> tuple[None, jax.Array]:
+            return None, module._run(names, x, train, group)
+
+        variables = ("params", "batch_stats")
+        scan = nn.scan(step, variable_broadcast=variables, split_rngs={"params": False})
+        _, groups = scan(self, None, x.reshape(-1, group, *x.shape[1:]))
+        return groups.reshape(-1, *groups.shape[2:])
 
     def _stages(self, train: bool) -> dict[str, Callable[[jax.Array], jax.Array]]:
         """The parts of the model by name, in the order they run; each may also be run alone."""

@@ -17,6 +17,8 @@ from jax import lax
 from cbam_flax.models import winograd
 from cbam_flax.models.forms import Forms
 
+# Numbers of a map that stays in the last cache, in float32.
+CACHED = 2**22
 # A batch of maps with no more numbers than this has its kernel gradient from lax, then the faster.
 SMALL = 3 * 2**20
 BLOCK = 1024  # pixels whose channels stay in a core's cache while all taps read them
@@ -296,6 +298,20 @@ def _last_axis_argmax(x: jax.Array) -> jax.Array:
     return lax.reduce((best, index), start, better, (x.ndim - 1,))[1]
 
 
+def group(shape: Sequence[int], features: int) -> int:
+    """As many images as leave their maps in the cache; all where devices may share the batch."""
+    images, height, width, _ = shape
+    if jax.device_count() > 1:
+        return images
+    most = max(CACHED // (height * width * features), 1)
+    return max(n for n in range(1, most + 1) if images % n == 0)
+
+
 FORMS = Forms(
-    conv=conv, gate_conv=gate_conv, product=product, mean_and_max=mean_and_max, moments=moments
+    conv=conv,
+    gate_conv=gate_conv,
+    product=product,
+    mean_and_max=mean_and_max,
+    moments=moments,
+    group=group,
 )

@@ -4,7 +4,7 @@ Every form of a piece computes the same function; the tests hold each against th
 is used where is decided by `cbam_flax.models.create_model`, and nowhere else.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
@@ -73,6 +73,11 @@ def affine(x: jax.Array, scale: jax.Array, offset: jax.Array) -> jax.Array:
     return (x * scale[..., None, None, :] + offset[..., None, None, :]).astype(x.dtype)
 
 
+def all_images(shape: Sequence[int], features: int) -> int:
+    """All of a batch `(B, H, W, C)` at once."""
+    return shape[0]
+
+
 def rebanded(x: jax.Array, before: int, after: int) -> jax.Array:
     """Maps whose images are cut into `before` bands of rows each, cut into `after` instead.
 
@@ -97,6 +102,9 @@ class Forms(NamedTuple):
     # affine maps, the second one together with the channel gate.
     moments: Callable[[jax.Array], tuple[jax.Array, ...]] | None = None
     affine: Callable[..., jax.Array] = affine
+    # How many images of a batch of this shape inference takes at a time while the maps are large;
+    # their channels are `features` or more.
+    group: Callable[[Sequence[int], int], int] = all_images
     bands: int = 1  # of rows that each image is cut into; they take the place of images in maps
 
 

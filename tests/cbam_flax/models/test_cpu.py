@@ -209,6 +209,32 @@ def test_the_whole_model(switches, convolutions, jit, random_variables, request)
     assert_same(*infer)
 
 
+def test_how_many_images_inference_takes_at_a_time(monkeypatch):
+    shape = (6, 224, 224, 1)
+    assert cpu.group(shape, 64) == 6  # eight devices may share them
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert [cpu.group(shape, features) for features in (128, 64, 32, 8)] == [1, 1, 2, 6]
+
+
+def test_inference_on_a_few_images_at_a_time(jit, random_variables):
+    images = np.random.default_rng(0).random((6, 32, 32, 1))
+    plain = create_model(SMALL, "any")
+    ours = create_model(SMALL, "cpu")
+    ours = ours.copy(forms=(cpu.FORMS._replace(group=lambda *_: 2),) * 4)
+    variables = random_variables(plain, images)
+    text = str(jax.make_jaxpr(ours.apply)(variables, images))
+    assert "f64[2,32,32,8]" in text
+    assert "f64[6,32,32,8]" not in text
+    assert_same(*(jit(model.apply)(variables, images) for model in (ours, plain)))
+    # What training sees, and gates, are of all images.
+    assert_same(*(jit(partial(training_pass, m))(variables, images) for m in (ours, plain)))
+    gates = [
+        jit(partial(model.apply, mutable=["intermediates"]))(variables, images)
+        for model in (ours, plain)
+    ]
+    assert_same(*gates)
+
+
 def test_rows_and_images_split_over_devices(jit, never_lax):
     mesh = jax.make_mesh((2, 4), ("data", "rows"), axis_types=(AxisType.Auto,) * 2)
     split, whole = NamedSharding(mesh, P("data", "rows")), NamedSharding(mesh, P())
