@@ -93,7 +93,7 @@ def sample(image: jax.Array, points: jax.Array) -> jax.Array:
 
 
 def sample_by_products(image: jax.Array, points: jax.Array) -> jax.Array:
-    """`sample` without gathers, which take a TPU 18 cycles a number (docs/performance.md).
+    """`sample` without gathers, which take a TPU 14 cycles or more a number (docs/performance.md).
 
     The weights of all rows, most of them 0, in a matrix product with the image; then those of all
     columns. Grey levels and weights, multiples of 1/256, have 8 bits each: bfloat16, in which a TPU

@@ -79,8 +79,9 @@ def _run(
         operands = re.findall(r"%([\w.-]+)", line[match.end() :].partition(")")[0])
         moved = sizes[match[1]] + sum(sizes.get(operand, 0) for operand in operands)
         called = _CALLED.search(line)
-        inside = computations.get(called[1].lstrip("%"), []) if called else []
-        gathers = any(_GATHER.search(text) for text in (line, *inside))
+        callees = re.findall(r"%([\w.-]+)", called[1]) if called else []
+        parts = [part for callee in callees for part in computations.get(callee, [])]
+        gathers = any(map(_GATHER.search, [line, *(parts if opcode == "fusion" else [])]))
         yield Instruction(
             name=match[1],
             opcode=opcode,
@@ -93,11 +94,11 @@ def _run(
             op_name=op_name[1] if op_name else "",
             source=sources.get(int(frame[1]), "") if frame else "",
         )
-        if opcode in ("while", "call", "conditional") and called:
+        if opcode in ("while", "call", "conditional"):
             trips = _TRIPS.search(line)
             times = int(trips[1]) if trips else 1
-            for inner in re.findall(r"%([\w.-]+)", called[1]):
-                yield from _run(computations, inner, runs * times, sources)
+            for callee in callees:
+                yield from _run(computations, callee, runs * times, sources)
 
 
 def _bytes(shapes: str, hbm_only: bool = False) -> int:

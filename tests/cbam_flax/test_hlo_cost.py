@@ -41,7 +41,7 @@ ENTRY %main (x: f32[8,4], y: bf16[8,4]) -> f32[8,4] {
   %x = f32[8,4]{1,0:T(8,128)} parameter(0)
   %once = (f32[8,4]{1,0}, bf16[2]{0}) fusion(%x), kind=kLoop, calls=%fused_computation, metadata={op_name="jit(step)/CBAMResNet/block1/add" stack_frame_id=2}, backend_config={"estimated_cycles":"100"}
   %wide = f32[16,4]{1,0} pad(%x, %zero), padding=0_8x0_0
-  %pick = f32[5]{0} fusion(%x), kind=kCustom, calls=%picked
+  %pick = f32[5]{0} fusion(%x), kind=kCustom, calls=%picked, metadata={op_name="pick"}
   %loop = (s32[], f32[8,4]{1,0}) while(%tuple), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"3"}}
   %sum = f32[8,4]{1,0} all-reduce(%x), replica_groups={}, to_apply=%add
   %fast = f32[8,4]{1,0:T(8,128)S(1)} negate(%x), backend_config={"estimated_cycles":"1"}
