@@ -181,6 +181,7 @@ class CBAMResNet(nn.Module):
         x = self._run(names[:large], x, train, group)
         return self._run(names[large:], x, train, len(x))
 
+    @nn.nowrap
     def _run(self, names: Sequence[str], x: jax.Array, train: bool, group: int) -> jax.Array:
         """The stages of these names, on so many images at a time."""
         if group == len(x):
