@@ -76,7 +76,6 @@ def occlusion(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax
     centre = (jnp.arange(OCCLUSION_GRID) + 0.5) / OCCLUSION_GRID
     near = jnp.abs(pixel[None, :] - centre[:, None]) <= OCCLUDER / 2  # (grid, S)
 
-    # Calls one after the other: XLA on CPUs runs convolutions inside a loop 15 times slower.
     covered = [row[:, None] & column[None, :] for row in near for column in near]
     logits = jnp.stack([_logits_without(model, variables, images, place) for place in covered])
     fall = _logits_without(model, variables, images, jnp.zeros_like(covered[0])) - logits
