@@ -49,7 +49,6 @@ def train(name: str, args: argparse.Namespace) -> dict[str, np.ndarray]:
     from cbam_flax import step as step_lib
     from cbam_flax.config import default_config
     from cbam_flax.input_pipeline import put_batch
-    from cbam_flax.models import create_model
 
     shape, _, accumulate, _, plain = CONFIGURATIONS[name]
     config = default_config()
@@ -63,7 +62,7 @@ def train(name: str, args: argparse.Namespace) -> dict[str, np.ndarray]:
     mesh = sharding.make_mesh(
         dict(zip(sharding.AXES, shape, strict=True)), jax.devices()[: int(np.prod(shape))]
     )
-    model = create_model(config.model)
+    model = step_lib.model_for(config, mesh)
     schedule = optimizer_lib.make_schedule(config.optimizer, total_steps=100, warmup_steps=2)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule)
 

@@ -32,7 +32,6 @@ def main() -> int:
     from cbam_flax import input_pipeline, sharding
     from cbam_flax import optimizer as optimizer_lib
     from cbam_flax import step as step_lib
-    from cbam_flax.models import create_model
     from configs import rsna
 
     print("| data x fsdp x spatial | batch | state and batch, GiB | temporary, GiB | together |")
@@ -46,7 +45,7 @@ def main() -> int:
         mesh = sharding.make_mesh(
             dict(zip(sharding.AXES, shape, strict=True)), jax.devices()[: int(np.prod(shape))]
         )
-        model = create_model(config.model)
+        model = step_lib.model_for(config, mesh)
         optimizer = optimizer_lib.make_optimizer(config.optimizer, lambda step: 1e-3)
         step, state = step_lib.sharded_train_step(model, optimizer, config, mesh)
         batch = input_pipeline.abstract_batch(config.batch_size, config.image_size, mesh)

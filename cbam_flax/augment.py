@@ -15,7 +15,7 @@ from jax import lax
 from jax.scipy.ndimage import map_coordinates
 from ml_collections import ConfigDict
 
-STEPS = 256  # per pixel, of the points between pixels; then weights have 8 bits as grey levels do
+STEPS = 256  # per pixel, of the points that a TPU samples at: weights of 8 bits
 
 
 def augment(
@@ -81,8 +81,7 @@ def source_points(height: int, width: int, matrix: jax.Array) -> jax.Array:
     size = jnp.array([height, width], jnp.float32)
     # The centre of pixel i of n lies at (2 i + 1) / n - 1.
     grid = (2 * jnp.moveaxis(jnp.indices((height, width)), 0, -1) + 1) / size - 1
-    points = ((grid @ matrix[:, :2].T + matrix[:, 2] + 1) * size - 1) / 2
-    return jnp.round(points * STEPS) / STEPS
+    return ((grid @ matrix[:, :2].T + matrix[:, 2] + 1) * size - 1) / 2
 
 
 def sample(image: jax.Array, points: jax.Array) -> jax.Array:
@@ -95,12 +94,13 @@ def sample(image: jax.Array, points: jax.Array) -> jax.Array:
 def sample_by_products(image: jax.Array, points: jax.Array) -> jax.Array:
     """`sample` without gathers, which take a TPU 14 cycles or more a number (docs/performance.md).
 
-    The weights of all rows, most of them 0, in a matrix product with the image; then those of all
-    columns. Grey levels and weights, multiples of 1/256, have 8 bits each: bfloat16, in which a TPU
-    multiplies by default, holds them exactly, and float32 the sums.
+    At the nearest points that are multiples of 1/256 pixel. The weights of all rows, most of them
+    0, in a matrix product with the image; then those of all columns. Grey levels and weights have
+    8 bits each: bfloat16, in which a TPU multiplies by default, holds them exactly, and float32 the
+    sums.
     """
     height, width, _ = image.shape
-    y, x = points.reshape(-1, 2).T
+    y, x = jnp.round(points * STEPS).reshape(-1, 2).T / STEPS
 
     def weights(coordinate: jax.Array, size: int) -> jax.Array:
         """Of every pixel (rows) at every point (columns)."""

@@ -44,11 +44,13 @@ def model_for(config: ConfigDict, mesh: Mesh) -> nn.Module:
     Raises:
         ValueError: as `create_model`.
     """
+    platform, split = mesh.devices.flat[0].platform, mesh.shape["spatial"] > 1
     return create_model(
         config.model,
-        mesh.devices.flat[0].platform,
+        # The forms for CPUs go over the rows in loops, which would need all of them on each device.
+        "any" if split and platform == "cpu" else platform,
         sharding.images_per_device(mesh, config.batch_size // config.optimizer.accumulate),
-        config.image_size if mesh.shape["spatial"] == 1 else None,
+        None if split else config.image_size,
     )
 
 

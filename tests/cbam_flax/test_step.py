@@ -9,7 +9,8 @@ from cbam_flax import optimizer as optimizer_lib
 from cbam_flax import sharding
 from cbam_flax import step as step_lib
 from cbam_flax.input_pipeline import abstract_batch, put_batch
-from cbam_flax.models import create_model
+from cbam_flax.models import cpu
+from cbam_flax.models.forms import PLAIN
 
 
 def batches(count, size, batch_size=16):
@@ -23,7 +24,7 @@ def train(config, mesh_shape=(1, 1, 1), steps=3, images_of=lambda images: images
     """Losses and the final state of a few steps on random images."""
     shape = dict(zip(sharding.AXES, mesh_shape, strict=True))
     mesh = sharding.make_mesh(shape, jax.devices()[: int(np.prod(mesh_shape))])
-    model = create_model(config.model)
+    model = step_lib.model_for(config, mesh)
     schedule = optimizer_lib.make_schedule(config.optimizer, total_steps=10, warmup_steps=2)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule)
     init = functools.partial(step_lib.init_state, model, optimizer, config)
@@ -78,12 +79,22 @@ def test_a_split_height_halves_what_the_step_needs(tiny_config):
         config.image_size, config.batch_size = 128, 2
         optimizer = optimizer_lib.make_optimizer(config.optimizer, lambda step: 1e-3)
         step, state = step_lib.sharded_train_step(
-            create_model(config.model), optimizer, config, mesh
+            step_lib.model_for(config, mesh), optimizer, config, mesh
         )
         batch = abstract_batch(config.batch_size, config.image_size, mesh)
         return step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary(4) < temporary(1) / 2
+
+
+def test_devices_that_share_an_image_run_forms_that_can_be_split(tiny_config):
+    forms = [
+        step_lib.model_for(
+            tiny_config, sharding.make_mesh(dict(zip(sharding.AXES, shape, strict=True)))
+        ).forms
+        for shape in ((8, 1, 1), (4, 1, 2))
+    ]
+    assert forms == [(cpu.FORMS,) * 4, (PLAIN,) * 4]
 
 
 def test_accumulation_gives_the_gradient_of_the_large_batch(tiny_config):
