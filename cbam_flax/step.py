@@ -44,13 +44,12 @@ def model_for(config: ConfigDict, mesh: Mesh) -> nn.Module:
     Raises:
         ValueError: as `create_model`.
     """
-    platform, split = mesh.devices.flat[0].platform, mesh.shape["spatial"] > 1
     return create_model(
         config.model,
-        # The forms for CPUs go over the rows in loops, which would need all of them on each device.
-        "any" if split and platform == "cpu" else platform,
+        mesh.devices.flat[0].platform,
         sharding.images_per_device(mesh, config.batch_size // config.optimizer.accumulate),
-        None if split else config.image_size,
+        config.image_size,
+        split=mesh.shape["spatial"] > 1,
     )
 
 

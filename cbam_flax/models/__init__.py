@@ -21,6 +21,7 @@ def create_model(
     platform: str | None = None,
     images_per_device: int = 1,
     rows: int | None = None,
+    split: bool = False,
 ) -> CBAMResNet:
     """The model that `config.model` describes; keys left out take `CBAMResNet`'s defaults.
 
@@ -30,7 +31,8 @@ def create_model(
             there; by default the one that JAX runs on. "any": the plain forms, for export.
         images_per_device: in a step; what is fast on a TPU depends on it, what is computed not. The
             default also serves any small number.
-        rows: of pixels of each of these images; None if unknown, or if they are on several devices.
+        rows: of pixels of each of these images, if known.
+        split: devices share an image, so XLA must be able to split the pieces over rows.
 
     Raises:
         ValueError: an unknown key, or a value that its switch does not know.
@@ -47,7 +49,10 @@ def create_model(
         settings[key] = jnp.dtype(settings[key])
     for key in settings.keys() & {"stages", "dilations"}:
         settings[key] = tuple(settings[key])
-    forms = {"cpu": (cpu.FORMS,) * 4, "tpu": tpu.forms(images_per_device, rows)}
+    forms = {
+        "cpu": (PLAIN if split else cpu.FORMS,) * 4,
+        "tpu": (tpu.SPLIT,) * 4 if split else tpu.forms(images_per_device, rows),
+    }
     return CBAMResNet(**settings, forms=forms.get(platform, (PLAIN,) * 4))
 
 

@@ -23,6 +23,7 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from cbam_flax.models.forms import Forms, larger, peak
+from cbam_flax.models.forms import pool as plain_pool
 
 LANES = 128
 MAX_BANDS = 4  # cheap while a band has many more rows than the two at its edges
@@ -366,6 +367,8 @@ LATE = Forms(
     pool=partial(pool, layout=CHANNELS_LAST),
     moments=moments,
 )
+# For devices that share an image: XLA would bring the pooling windows of all of it together.
+SPLIT = LATE._replace(pool=plain_pool)
 
 
 def early(bands: int) -> Forms:
@@ -382,7 +385,7 @@ def early(bands: int) -> Forms:
 def forms(images_per_device: int, rows: int | None) -> tuple[Forms, ...]:
     """For each stage, in a step of that many images per device, of that many rows of pixels each.
 
-    `rows=None` where a device has not all rows of an image, so that none can be cut into bands.
+    Images of an unknown number of rows, None, are not cut into bands.
     """
     bands = max(LANES // images_per_device, 1)
     fills = images_per_device * bands % LANES == 0

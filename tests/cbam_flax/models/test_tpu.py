@@ -168,7 +168,7 @@ def test_affine(images):
         (16, 224, None),  # the bands would be thin
         (96, 224, None),  # no number of bands fills the lanes
         (64, 220, None),  # two bands of 110 rows can be halved once
-        (64, None, None),  # a device has not all of an image's rows
+        (64, None, None),  # who knows how many rows
     ],
 )
 def test_images_or_bands_fill_the_lanes(images, rows, bands):
@@ -229,8 +229,7 @@ def test_the_whole_model(switches, images, bands, size, jit):
 @pytest.mark.parametrize(("shape", "images_per_device"), [((2, 1, 2), 128), ((4, 1, 1), 64)])
 def test_a_mesh_changes_nothing(shape, images_per_device, jit):
     """Split by rows, where an image cannot be cut into bands, and by images, where it can."""
-    rows = 64 if shape[2] == 1 else None
-    model = create_model(SMALL, "tpu", images_per_device, rows)
+    model = create_model(SMALL, "tpu", images_per_device, 64, split=shape[2] > 1)
     images = np.random.default_rng(0).random((4, 64, 64, 1))
     variables = random_variables(model, images)
     results = []
