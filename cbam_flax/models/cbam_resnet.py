@@ -175,16 +175,16 @@ class CBAMResNet(nn.Module):
         # Statistics of the batch, and gates to look at, need all images at once.
         whole = train or self.is_initializing() or self.is_mutable_collection("intermediates")
         fewest = max(round(min(self.stages) * self.width), 1)
-        group = len(x) if whole else self.forms[0].group(x.shape, fewest)
+        group = x.shape[0] if whole else self.forms[0].group(x.shape, fewest)
         names = list(self._stages(train))
         large = names.index("block4")  # until then the maps of an image are larger than the weights
         x = self._run(names[:large], x, train, group)
-        return self._run(names[large:], x, train, len(x))
+        return self._run(names[large:], x, train, x.shape[0])
 
     @nn.nowrap
     def _run(self, names: Sequence[str], x: jax.Array, train: bool, group: int) -> jax.Array:
         """The stages of these names, on so many images at a time."""
-        if group == len(x):
+        if group == x.shape[0]:
             stages = self._stages(train)
             for name in names:
                 x = stages[name](x)
