@@ -444,7 +444,8 @@ def test_the_working_tree_goes_along_and_the_commit_is_recorded(world):
     assert f"commit {head}-dirty" in (launch / "launch.txt").read_text()
     assert "+changed = True" in (launch / "launch.txt").read_text()
     code = world.cloud / "code"
-    shutil.unpack_archive(launch / "code.tar.gz", code, filter="data")
+    code.mkdir(exist_ok=True)
+    subprocess.run(["tar", "-xzf", launch / "code.tar.gz", "-C", code], check=True)
     assert (code / "configs" / "rsna.py").read_text() == "changed = True"
     assert (code / "configs" / "new file.py").exists()
     assert not (code / "configs" / "gone.py").exists()
