@@ -155,10 +155,9 @@ def _product_forward(x: jax.Array, matrix: jax.Array) -> Any:
 
 def _product_backward(saved: Any, dy: jax.Array) -> Any:
     x, matrix = saved
-    positions = tuple(range(x.ndim - 1))
-    dimensions = (positions, positions), ((), ())
+    rows, dy_rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
     dtype = jnp.promote_types(dy.dtype, jnp.float32)
-    dmatrix = lax.dot_general(x, dy, dimensions, preferred_element_type=dtype)
+    dmatrix = jnp.dot(rows.T, dy_rows, preferred_element_type=dtype)
     return dy @ matrix.T, dmatrix.astype(matrix.dtype)
 
 
