@@ -9,6 +9,7 @@ which overlaps with the schedule. Programs of one v5e chip; nothing is run.
 """
 
 import argparse
+import collections
 import glob
 import json
 import math
@@ -59,25 +60,19 @@ def main() -> int:
             (path,) = glob.glob(f"{folder}/*-{found['name']}-*[0-9]-final_bundles.txt")
             with open(path) as file:
                 loop = main_loop(file.read())
-        scheduled = len(loop) * found["times"] / found["clock"] * 1e3
+        scheduled = loop * found["times"] / found["clock"] * 1e3
         print(
-            f"| {name}: {PROGRAMS[name]} | {found['estimate'] or '-'} | {len(loop):,} "
+            f"| {name}: {PROGRAMS[name]} | {found['estimate'] or '-'} | {loop:,} "
             f"| {found['times']:,} | {scheduled:.2f} | {found['traffic']:.2f} |",
             flush=True,
         )
     return 0
 
 
-def main_loop(text: str) -> list[str]:
-    """The bundles at the depth of loops that has the most."""
-    bundles = [
-        (len(match[1]), line)
-        for line in text.splitlines()
-        if (match := re.match(r" *0x\w+ +(?:\w\w)?: +(>*) *\{", line))
-    ]
-    depths = [depth for depth, _ in bundles]
-    deepest = max(set(depths), key=depths.count)
-    return [line for depth, line in bundles if depth == deepest]
+def main_loop(text: str) -> int:
+    """How many bundles stand at the depth of loops that has the most of them."""
+    depths = re.findall(r"^ *0x\w+ +(?:\w\w)?: +(>*) *\{", text, re.MULTILINE)
+    return collections.Counter(depths).most_common(1)[0][1]
 
 
 def compile_one(name: str, batch_size: int) -> None:

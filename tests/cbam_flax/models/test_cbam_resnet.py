@@ -303,6 +303,15 @@ def test_remat_changes_neither_parameters_nor_logits(jit, random_variables):
     assert not recomputes(plain)
 
 
+def test_a_profile_names_the_stages(jit):
+    """`cbam_flax.aot` sums its estimates by these names."""
+    model, x = create_model({"width": 0.125}), images(2, 32, 32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    text = jit(model.apply).lower(variables, x).as_text(debug_info=True)
+    for name in ("block1", "pool1", "context2", "hidden"):
+        assert f"/CBAMResNet/{name}/" in text
+
+
 def test_dropout_acts_in_training_only(jit, random_variables):
     x = images(2, 32, 32)
     model = create_model({"width": 0.125, "dropout": 0.5})
