@@ -38,7 +38,7 @@ def default_config() -> ConfigDict:
     config.image_size = 256  # height and width in pixels; names the variant of the data set
     config.batch_size = 64  # global: over all devices and hosts
     config.sampling = "uniform"  # or "balanced": positives repeated until they are half of an epoch
-    config.shuffle_labels = False  # negative control: train on permuted labels
+    config.shuffle_labels = False  # negative control: train and choose by permuted labels
     config.duration = duration(epochs=30.0)
 
     config.evaluate = ConfigDict({"every": duration(epochs=1.0), "batch_size": 16})

@@ -60,6 +60,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    def shuffle_labels(self, rng: np.random.Generator) -> "Split":
+        """The split with its labels dealt out to its images anew."""
+        columns = self.columns | {"label": rng.permutation(self.labels)}
+        return dataclasses.replace(self, columns=columns)
+
 
 def record_dir(data_dir: str, dataset: str, image_size: int) -> Any:
     """The folder of the newest version of a prepared data set, as an epath.Path (local or gs://).

@@ -83,6 +83,14 @@ def test_labels_that_teach_nothing_are_refused():
         check_labels(a_split([0, 2]))
 
 
+def test_shuffled_labels_are_the_same_ones_on_other_images():
+    split = a_split(np.arange(50) % 2)
+    shuffled = split.shuffle_labels(np.random.default_rng(0))
+    assert shuffled.labels.sum() == split.labels.sum() == 25
+    assert 10 < np.sum(shuffled.labels != split.labels) < 40
+    assert shuffled.columns["image_id"] is split.columns["image_id"]
+
+
 def test_each_epoch_holds_every_example_once_though_batches_straddle_epochs():
     order = Order(LABELS, batch_size=4, seed=0)
     stream = np.concatenate([order.batch(step) for step in range(5)])

@@ -146,6 +146,33 @@ def test_a_run_that_stopped_early_stays_stopped(prepared, environment, tmp_path)
     assert newest[0] == newest[1] < STEPS
 
 
+def test_the_negative_control_learns_and_chooses_without_the_truth(
+    prepared, environment, tmp_path
+):
+    def one_step(shuffle):
+        """The step's training loss, and the AUROC on validation as seen by the run and in truth."""
+        workdir = tmp_path / shuffle
+        line = command(
+            prepared,
+            workdir,
+            f"--config.shuffle_labels={shuffle}",
+            "--config.duration.steps=1",
+            "--config.optimizer.warmup.steps=0",
+            "--config.evaluate.at_end=('validation',)",
+        )
+        done = run(line, environment)
+        assert done.returncode == 0, done.stderr
+        seen = json.loads((workdir / "metrics.jsonl").read_text())
+        true = json.loads((workdir / "evaluation/validation/metrics.json").read_text())
+        return seen["loss"], seen["validation/auroc"], true["auroc"]["value"]
+
+    loss, seen, true = one_step("false")
+    assert seen == true
+    control_loss, seen, true = one_step("true")
+    assert abs(seen - true) > 0.01
+    assert abs(loss - control_loss) > 0.001
+
+
 def test_kill_9_loses_no_checkpoint_and_changes_no_bit(finished, prepared, environment, tmp_path):
     line = command(prepared, tmp_path)
     assert run_until(line, environment, "[7] ", signal.SIGKILL) == -signal.SIGKILL
