@@ -146,9 +146,7 @@ def test_a_run_that_stopped_early_stays_stopped(prepared, environment, tmp_path)
     assert newest[0] == newest[1] < STEPS
 
 
-def test_the_negative_control_learns_and_chooses_without_the_truth(
-    prepared, environment, tmp_path
-):
+def test_the_negative_control_learns_and_chooses_without_the_truth(prepared, environment, tmp_path):
     def one_step(shuffle):
         """The step's training loss, and the AUROC on validation as seen by the run and in truth."""
         workdir = tmp_path / shuffle
