@@ -60,7 +60,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
-    def shuffle_labels(self, rng: np.random.Generator) -> "Split":
+    def with_shuffled_labels(self, rng: np.random.Generator) -> "Split":
         """The split with its labels dealt out to its images anew."""
         columns = self.columns | {"label": rng.permutation(self.labels)}
         return dataclasses.replace(self, columns=columns)

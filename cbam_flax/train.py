@@ -53,7 +53,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
         input_pipeline.check_labels(split)
     if config.shuffle_labels:  # both: a checkpoint chosen by true labels beats chance too
         rng = np.random.default_rng(config.seed)
-        train, validation = (split.shuffle_labels(rng) for split in (train, validation))
+        train, validation = (split.with_shuffled_labels(rng) for split in (train, validation))
     order = input_pipeline.Order(train.labels, config.batch_size, config.seed, config.sampling)
     to_steps = functools.partial(
         config_lib.to_steps, batch_size=config.batch_size, examples=order.epoch_size

@@ -85,7 +85,7 @@ def test_labels_that_teach_nothing_are_refused():
 
 def test_shuffled_labels_are_the_same_ones_on_other_images():
     split = a_split(np.arange(50) % 2)
-    shuffled = split.shuffle_labels(np.random.default_rng(0))
+    shuffled = split.with_shuffled_labels(np.random.default_rng(0))
     assert shuffled.labels.sum() == split.labels.sum() == 25
     assert 10 < np.sum(shuffled.labels != split.labels) < 40
     assert shuffled.columns["image_id"] is split.columns["image_id"]
