@@ -7,10 +7,12 @@ that text; `cbam_flax.tpu_compile` makes it.
 """
 
 import math
+import pathlib
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+_PACKAGE = pathlib.Path(__file__).parent
 # What costs nothing, or runs beside what is estimated.
 _FREE = (
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "custom-call"),
@@ -41,17 +43,17 @@ class Instruction(NamedTuple):
     gathered: int  # numbers that a gather picks one by one, all runs together
     priced: bool  # the compiler gives an estimate, or it costs nothing
     op_name: str  # the path of linen modules and the primitive it came from
-    source: str  # "file.py:12" of the innermost line of `package`, or ""
+    source: str  # "file.py:12" of the innermost line of this package, or ""
 
 
-def instructions(hlo: str, package: str = "cbam_flax") -> list[Instruction]:
+def instructions(hlo: str) -> list[Instruction]:
     """Every instruction that the entry computation runs, bodies of loops times their trip count.
 
     What is inside a fusion is part of that fusion's estimate and not listed. Of a conditional all
     branches are counted.
     """
     lines = hlo.splitlines()
-    sources = _sources(lines, package)
+    sources = _sources(lines)
     computations: dict[str, list[str]] = {}
     current: list[str] = []
     entry = ""
@@ -123,8 +125,8 @@ def _product(sizes: str) -> int:
     return math.prod(int(size) for size in sizes.split(",") if size)
 
 
-def _sources(lines: list[str], package: str) -> dict[int, str]:
-    """Stack frame id -> the innermost line of `package` on that stack."""
+def _sources(lines: list[str]) -> dict[int, str]:
+    """Stack frame id -> the innermost line of this package on that stack."""
     tables: dict[str, dict[int, str]] = {}
     current: dict[int, str] = {}
     for line in lines:
@@ -146,8 +148,10 @@ def _sources(lines: list[str], package: str) -> dict[int, str]:
             row = numbers["StackFrames"][frame]
             location = numbers["FileLocations"][int(row["file_location_id"])]
             file = tables["FileNames"][int(location["file_name_id"])].strip('"')
-            if f"/{package}/" in file:
-                return f"{package}{file.split(f'/{package}', 1)[1]}:{location['line']}"
+            # A checkout has the package's name too, and often a virtual environment in it.
+            _, found, inside = file.rpartition(f"/{_PACKAGE.name}/")
+            if found and (_PACKAGE / inside).is_file():
+                return f"{_PACKAGE.name}/{inside}:{location['line']}"
             frame = int(row["parent_frame_id"])
         return ""
 

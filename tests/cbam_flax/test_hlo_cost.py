@@ -7,8 +7,8 @@ from cbam_flax import hlo_cost, tpu_compile
 HLO = """HloModule jit_step, is_scheduled=true
 
 FileNames
-1 "/somewhere/else/flax/linen/linear.py"
-2 "/home/me/cbam_flax/models/attention.py"
+1 "/somewhere/cbam_flax/.venv/lib/flax/linen/linear.py"
+2 "/somewhere/cbam_flax/cbam_flax/models/attention.py"
 
 FunctionNames
 1 "apply"
