@@ -83,7 +83,8 @@ def compile_one(name: str, batch_size: int) -> None:
     from jax.sharding import SingleDeviceSharding
 
     from cbam_flax import augment, hlo_cost, tpu_compile
-    from cbam_flax.models import tpu
+    from cbam_flax.models.ops.statistics.tpu import mean_and_max
+    from cbam_flax.models.ops.tpu import IMAGES_LAST
 
     target = tpu_compile.target("v5e:2x2")
     place = SingleDeviceSharding(target.devices[0])
@@ -92,7 +93,7 @@ def compile_one(name: str, batch_size: int) -> None:
         form = Format(Layout(layout), place) if layout else place
         return jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=form)
 
-    images, maps = array(IMAGE, jnp.float32), array(MAP, jnp.bfloat16, tpu.IMAGES_LAST)
+    images, maps = array(IMAGE, jnp.float32), array(MAP, jnp.bfloat16, IMAGES_LAST)
     pick = jax.vmap(lambda image, index: image[index[0], index[1]])
     programs = {
         "gather": (pick, images, array((2, *IMAGE), jnp.int32)),
@@ -103,7 +104,7 @@ def compile_one(name: str, batch_size: int) -> None:
         ),
         "scale": (lambda x: x * 2, maps),
         "sum": (lambda x: jnp.sum(x.astype(jnp.float32), (1, 2)), maps),
-        "mean and max": (lambda x: tpu._mean_and_max(x, 3), maps),
+        "mean and max": (lambda x: mean_and_max(x, 3), maps),
     }
     function, *arrays = programs[name]
     text = jax.jit(function).lower(*arrays).compile().as_text()

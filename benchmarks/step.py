@@ -14,6 +14,7 @@ needed; a training step is forward, backward and AdamW. On a GPU all compute in 
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -89,18 +90,21 @@ def random_variables(args: argparse.Namespace) -> Any:
 
 
 def ours(args: argparse.Namespace) -> Run:
-    from cbam_flax.models import create_model
+    from cbam_flax.models import create_model, infer
 
-    return run_jax(args, create_model({"dtype": "auto", "width": args.width}))
+    model = create_model({"dtype": "auto", "width": args.width})
+    return run_jax(args, model, functools.partial(infer, model))
 
 
 def linen(args: argparse.Namespace) -> Run:
     import jax.numpy as jnp
 
-    return run_jax(args, plain_model(args, jnp.bfloat16 if args.device == "gpu" else jnp.float32))
+    model = plain_model(args, jnp.bfloat16 if args.device == "gpu" else jnp.float32)
+    return run_jax(args, model, model.apply)
 
 
-def run_jax(args: argparse.Namespace, model: Any) -> Run:
+def run_jax(args: argparse.Namespace, model: Any, forward: Callable[..., Any]) -> Run:
+    """Training with `model`, or inference with `forward`: variables, images -> logits."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -111,7 +115,7 @@ def run_jax(args: argparse.Namespace, model: Any) -> Run:
     else:
         variables = jax.jit(model.init)(jax.random.key(0), images[:1])
     if args.mode != "train":
-        infer = jax.jit(model.apply)
+        infer = jax.jit(forward)
 
         def inference(steps: int) -> np.ndarray:
             for _ in range(steps):

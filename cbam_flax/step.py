@@ -5,7 +5,7 @@ means, BatchNorm statistics and gradients are global without a word about device
 """
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import flax
 import jax
@@ -17,7 +17,8 @@ from ml_collections import ConfigDict
 
 from cbam_flax import sharding
 from cbam_flax.augment import augment
-from cbam_flax.models import block_kernel_l2, create_model, tpu
+from cbam_flax.models import CBAMResNet, block_kernel_l2, create_model, infer
+from cbam_flax.models.ops.tpu import compiler_options
 
 EMA_WARMUP = 10  # steps; early on the average follows closely, or it would remember the start
 
@@ -38,8 +39,8 @@ class TrainState(flax.struct.PyTreeNode):
         return {"params": params, "batch_stats": self.batch_stats}
 
 
-def model_for(config: ConfigDict, mesh: Mesh) -> nn.Module:
-    """The model of `config.model` in the forms that are fast for a training step on this mesh.
+def model_for(config: ConfigDict, mesh: Mesh) -> CBAMResNet:
+    """The model of `config.model` with the ops that are fast for a training step on this mesh.
 
     Raises:
         ValueError: as `create_model`.
@@ -215,7 +216,7 @@ def sharded_train_step(
         in_shardings=(places, sharding.batch_sharding(mesh)),
         out_shardings=(places, sharding.replicated(mesh)),
         donate_argnums=0,
-        compiler_options=tpu.compiler_options(mesh.devices.flat[0].device_kind),
+        compiler_options=compiler_options(mesh.devices.flat[0].device_kind),
     )
     return step, jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
@@ -232,6 +233,6 @@ def update_ema(state: TrainState, params: Any, decay: float) -> Any:
     return optax.incremental_update(params, state.ema_params, 1 - warm)
 
 
-def eval_step(variables: dict[str, Any], images: jax.Array, *, model: nn.Module) -> jax.Array:
+def eval_step(variables: dict[str, Any], images: jax.Array, *, model: CBAMResNet) -> jax.Array:
     """Logits float32 (B,) of uint8 images (B, S, S), in inference mode."""
-    return cast(jax.Array, model.apply(variables, scale_images(images), train=False))
+    return infer(model, variables, scale_images(images))

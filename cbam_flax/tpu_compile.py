@@ -5,7 +5,6 @@ carries the compiler's own estimate of cycles for every instruction (`cbam_flax.
 Nothing is run: all times here are the compiler's cost model at the chip's clock, not measurements.
 """
 
-import dataclasses
 import importlib.util
 import math
 import os
@@ -25,7 +24,9 @@ from cbam_flax import optimizer as optimizer_lib
 from cbam_flax import sharding, step
 from cbam_flax.hlo_cost import COLLECTIVES, Instruction, instructions
 from cbam_flax.input_pipeline import abstract_batch
-from cbam_flax.models import CBAMResNet, create_model, tpu
+from cbam_flax.models import create_model
+from cbam_flax.models.inference import layer_names, part
+from cbam_flax.models.ops.tpu import compiler_options as options_for
 from data_prep.cli import UserError
 
 
@@ -155,22 +156,10 @@ def train_step(config: ConfigDict, target: Target, batch_per_chip: int) -> Repor
     return _report(jitted.lower(state, batch))
 
 
-class _OneStage(CBAMResNet):
-    """One stage of the model alone, with its parameters under their names."""
-
-    only: str = ""
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        return self._stages(train)[self.only](x)
-
-
 def stages(config: ConfigDict, images_per_device: int) -> dict[str, nn.Module]:
     """Every stage of `config.model`, in the order they run, as the TPU would run it."""
     model = create_model(config.model, "tpu", images_per_device, config.image_size)
-    own = {field.name for field in dataclasses.fields(CBAMResNet)} - {"parent", "name"}
-    fields = {name: getattr(model, name) for name in own}
-    return {name: _OneStage(**fields, only=name) for name in model._stages(train=True)}
+    return {name: part(model, [name]) for name in layer_names(model)}
 
 
 def stage_reports(
@@ -197,7 +186,7 @@ def stage_reports(
     place = Format(Layout.AUTO, SingleDeviceSharding(target.devices[0]))
     x = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 1), jnp.bfloat16)
     if compiler_options is None:
-        compiler_options = tpu.compiler_options(target.devices[0].device_kind)
+        compiler_options = options_for(target.devices[0].device_kind)
     reports = {}
     for number, (name, model) in enumerate(models.items()):
         variables = jax.eval_shape(model.init, jax.random.key(0), x)

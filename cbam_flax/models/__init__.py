@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cbam_flax.models import cpu, tpu
 from cbam_flax.models.cbam_resnet import CBAMResNet
-from cbam_flax.models.forms import PLAIN
+from cbam_flax.models.inference import infer
+from cbam_flax.models.ops import ops_for
 
-__all__ = ["CBAMResNet", "attention_maps", "block_kernel_l2", "create_model"]
+__all__ = ["CBAMResNet", "attention_maps", "block_kernel_l2", "create_model", "infer"]
 
 Variables = Mapping[str, Any]
 
@@ -27,19 +27,19 @@ def create_model(
 
     Args:
         config: `dtype="auto"` is bfloat16 on a TPU or a GPU, else float32.
-        platform: "cpu", "gpu" or "tpu", for which the model's pieces take the form that is fast
-            there; by default the one that JAX runs on. "any": the plain forms, for export.
-        images_per_device: in a step; what is fast on a TPU depends on it, what is computed not. The
-            default also serves any small number.
-        rows: of pixels of each of these images, if known.
-        split: devices share an image, so XLA must be able to split the pieces over rows.
+        platform: "cpu", "gpu" or "tpu", whose implementations of the ops the model uses; by default
+            the one that JAX runs on. "any": the reference ops, for export.
+        images_per_device: in a step. Affects TPU speed, never the result. The default also serves
+            any small number.
+        rows: of pixels of each of these images, if known. Affects TPU speed, never the result.
+        split: devices share an image, so XLA must be able to split the ops over rows.
 
     Raises:
         ValueError: an unknown key, or a value that its switch does not know.
     """
     settings = dict(config)
     platform = platform or jax.default_backend()
-    keys = {field.name for field in dataclasses.fields(CBAMResNet)} - {"forms"}
+    keys = {field.name for field in dataclasses.fields(CBAMResNet)} - {"stage_ops"}
     unknown = settings.keys() - keys
     if unknown:
         raise ValueError(f"the model config has unknown keys: {', '.join(sorted(unknown))}")
@@ -49,11 +49,7 @@ def create_model(
         settings[key] = jnp.dtype(settings[key])
     for key in settings.keys() & {"stages", "dilations"}:
         settings[key] = tuple(settings[key])
-    forms = {
-        "cpu": (PLAIN if split else cpu.FORMS,) * 4,
-        "tpu": (tpu.SPLIT,) * 4 if split else tpu.forms(images_per_device, rows),
-    }
-    return CBAMResNet(**settings, forms=forms.get(platform, (PLAIN,) * 4))
+    return CBAMResNet(**settings, stage_ops=ops_for(platform, images_per_device, rows, split))
 
 
 def attention_maps(

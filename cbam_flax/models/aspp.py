@@ -1,13 +1,11 @@
 """The atrous spatial pyramid: one map seen at several scales (Chen et al. 2017, DeepLab v3)."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
-from cbam_flax.models.pooling import Mix
+from cbam_flax.models import ops
+from cbam_flax.models.layers import Conv, Layer, Mix
 
 
 class AtrousPyramid(nn.Module):
@@ -20,18 +18,17 @@ class AtrousPyramid(nn.Module):
 
     dilations: Sequence[int] = (2, 4, 8)
     image_level: bool = False
-    conv: Callable[..., Any] = nn.Conv
-    mix: Callable[..., Any] = Mix
+    conv: Layer = Conv
+    mix: Layer = Mix
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: ops.Map) -> ops.Map:
         features = x.shape[-1]
         branches = [
-            nn.relu(self.conv(features, (3, 3), kernel_dilation=rate, name=f"atrous{number}")(x))
+            ops.relu(self.conv(features, (3, 3), rate=rate, name=f"atrous{number}")(x))
             for number, rate in enumerate(self.dilations, start=1)
         ]
         if self.image_level:
-            mean = jnp.mean(x, axis=(1, 2), keepdims=True)
-            level = nn.relu(self.mix(features, name="image_level")([mean]))
-            branches.append(jnp.broadcast_to(level, x.shape))
-        return nn.relu(self.mix(features, name="project")(branches))
+            level = ops.relu(self.mix(features, name="image_level")([ops.mean_image(x)]))
+            branches.append(ops.spread(level, like=x))
+        return ops.relu(self.mix(features, name="project")(branches))

@@ -9,8 +9,7 @@ from cbam_flax import optimizer as optimizer_lib
 from cbam_flax import sharding
 from cbam_flax import step as step_lib
 from cbam_flax.input_pipeline import abstract_batch, put_batch
-from cbam_flax.models import cpu
-from cbam_flax.models.forms import PLAIN
+from cbam_flax.models.ops import REFERENCE, table
 
 
 def batches(count, size, batch_size=16):
@@ -87,14 +86,14 @@ def test_a_split_height_halves_what_the_step_needs(tiny_config):
     assert temporary(4) < temporary(1) / 2
 
 
-def test_devices_that_share_an_image_run_forms_that_can_be_split(tiny_config):
-    forms = [
+def test_devices_that_share_an_image_run_ops_that_can_be_split(tiny_config):
+    chosen = [
         step_lib.model_for(
             tiny_config, sharding.make_mesh(dict(zip(sharding.AXES, shape, strict=True)))
-        ).forms
+        ).stage_ops
         for shape in ((8, 1, 1), (4, 1, 2))
     ]
-    assert forms == [(cpu.FORMS,) * 4, (PLAIN,) * 4]
+    assert chosen == [(table.CPU,) * 4, (REFERENCE,) * 4]
 
 
 def test_accumulation_gives_the_gradient_of_the_large_batch(tiny_config):

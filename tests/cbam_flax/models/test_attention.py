@@ -7,7 +7,7 @@ from scipy.signal import correlate
 from scipy.special import expit
 
 from cbam_flax.models.attention import CBAM, ChannelAttention, SpatialAttention
-from cbam_flax.models.forms import peak
+from cbam_flax.models.ops.statistics.reference import max_via_argmax
 
 X = np.random.default_rng(0).normal(size=(3, 9, 7, 32)).astype(np.float32)
 
@@ -131,7 +131,7 @@ def test_gates_are_sown_on_request_and_cost_nothing_otherwise(random_variables, 
 
 def test_gradient_of_the_maximum_goes_to_the_first():
     x = jnp.array([[1.0, 5.0, 2.0], [7.0, 7.0, 0.0], [3.0, 3.0, 3.0]])
-    gradient = jax.grad(lambda x: (peak(x, 1) * jnp.array([1.0, 2.0, 3.0])).sum())(x)
+    gradient = jax.grad(lambda x: (max_via_argmax(x, 1) * jnp.array([1.0, 2.0, 3.0])).sum())(x)
     np.testing.assert_array_equal(gradient, [[0, 1, 0], [2, 0, 0], [3, 0, 0]])
-    np.testing.assert_array_equal(peak(x, 1), [5, 7, 3])
-    np.testing.assert_array_equal(peak(x, 0), [7, 7, 3])
+    np.testing.assert_array_equal(max_via_argmax(x, 1), [5, 7, 3])
+    np.testing.assert_array_equal(max_via_argmax(x, 0), [7, 7, 3])

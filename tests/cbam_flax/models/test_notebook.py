@@ -140,8 +140,8 @@ def test_exchanged_rates_disagree(build, reference):
 
 
 def test_maximum_for_mean_disagrees(build, reference, monkeypatch):
-    graph = cbam_resnet.GRAPHS["notebook"]._replace(spatial_statistics=("max", "mean"))
-    monkeypatch.setitem(cbam_resnet.GRAPHS, "notebook", graph)
+    preset = cbam_resnet.PRESETS["notebook"]._replace(spatial_statistics=("max", "mean"))
+    monkeypatch.setitem(cbam_resnet.PRESETS, "notebook", preset)
     assert disagrees(build()(part(reference, "w/")), "prob", "gradient")
 
 

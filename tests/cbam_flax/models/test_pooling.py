@@ -3,16 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cbam_flax.models.forms import pool
-from cbam_flax.models.pooling import MixedPool
-
-
-def max_pool(x):
-    return pool(x)[0]
-
-
-def mean_pool(x):
-    return pool(x)[1]
+from cbam_flax.models.pooling import MixedPool, avg_pool, max_pool
 
 
 def windows(x):
@@ -35,13 +26,13 @@ def windows(x):
 def test_maximum_and_mean_over_windows_drop_the_odd_edge(size):
     x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
     np.testing.assert_array_equal(max_pool(jnp.asarray(x)), windows(x).max(3))
-    np.testing.assert_allclose(mean_pool(jnp.asarray(x)), windows(x).mean(3), atol=1e-6)
+    np.testing.assert_allclose(avg_pool(jnp.asarray(x)), windows(x).mean(3), atol=1e-6)
 
 
 def test_gradient_goes_to_the_maximum_and_evenly_to_the_mean():
     x = jnp.arange(4.0).reshape(1, 2, 2, 1)
     np.testing.assert_array_equal(jax.grad(lambda x: max_pool(x).sum())(x).ravel(), [0, 0, 0, 1])
-    np.testing.assert_array_equal(jax.grad(lambda x: mean_pool(x).sum())(x).ravel(), [0.25] * 4)
+    np.testing.assert_array_equal(jax.grad(lambda x: avg_pool(x).sum())(x).ravel(), [0.25] * 4)
 
 
 def test_mixed_pool_is_relu_of_a_1x1_convolution_of_max_then_mean(random_variables):

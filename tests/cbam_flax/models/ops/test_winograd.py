@@ -10,7 +10,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cbam_flax.models import winograd
+from cbam_flax.models.ops.convolution import winograd
 
 
 @pytest.fixture(autouse=True)

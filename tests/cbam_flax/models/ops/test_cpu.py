@@ -1,4 +1,4 @@
-"""The CPU's forms against the plain ones, in float64: values and gradients."""
+"""The CPU implementations against the references, in float64: values and gradients."""
 
 from functools import partial
 
@@ -10,7 +10,13 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cbam_flax.models import cpu, create_model, forms, winograd
+from cbam_flax.models import create_model, infer
+from cbam_flax.models.ops import REFERENCE, table
+from cbam_flax.models.ops.convolution import cpu, winograd
+from cbam_flax.models.ops.gate_convolution.cpu import gate_conv
+from cbam_flax.models.ops.product.cpu import product
+from cbam_flax.models.ops.statistics import cpu as statistics
+from cbam_flax.models.ops.statistics import reference
 
 
 @pytest.fixture(autouse=True)
@@ -127,13 +133,13 @@ def test_many_blocks_are_added_up_in_float32(dtype, never_lax):
 
 def test_product(jit):
     arguments = normal(2, 3, 5, 4), normal(4, 6, seed=2)
-    assert_same(*(jit(partial(found, form))(*arguments) for form in (cpu.product, jnp.matmul)))
+    assert_same(*(jit(partial(found, form))(*arguments) for form in (product, jnp.matmul)))
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 11, 2), (1, 2, 3, 2), (1, 8, 7, 3)])
 def test_gate_convolution(shape, jit):
     arguments = normal(*shape), normal(7, 7, shape[-1], 1, seed=2)
-    run = [convolution(form, 1, 7, 1) for form in (cpu.gate_conv, None)]
+    run = [convolution(form, 1, 7, 1) for form in (gate_conv, None)]
     assert_same(*(jit(partial(found, function))(*arguments) for function in run))
 
 
@@ -150,14 +156,17 @@ def test_gate_convolution(shape, jit):
 )
 def test_mean_and_max(shape, axis, jit):
     x = normal(*shape)
-    run = [lambda x, form=form: form(x, axis) for form in (cpu.mean_and_max, forms.mean_and_max)]
+    run = [
+        lambda x, form=form: form(x, axis)
+        for form in (statistics.mean_and_max, reference.mean_and_max)
+    ]
     assert_same(*(jit(partial(found, function))(x) for function in run))
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((3, 36, 4), 1), ((5, 4, 64), -1), ((5, 4, 6), -1)])
 def test_of_equal_maxima_the_first_gets_the_gradient(shape, axis, jit):
     x = np.random.default_rng(0).integers(0, 3, shape).astype(np.float64)
-    gradient = jit(jax.grad(lambda x: cpu.mean_and_max(x, axis)[1].sum()))(x)
+    gradient = jit(jax.grad(lambda x: statistics.mean_and_max(x, axis)[1].sum()))(x)
     np.testing.assert_array_equal(np.argmax(gradient, axis), np.argmax(x, axis))
     np.testing.assert_array_equal(gradient.sum(axis), 1)
 
@@ -165,14 +174,19 @@ def test_of_equal_maxima_the_first_gets_the_gradient(shape, axis, jit):
 def test_moments(jit):
     def plain(x):
         pixels = x.reshape(x.shape[0], -1, x.shape[-1])
-        lowest = -forms.peak(-pixels, 1)
-        return jnp.mean(pixels, 1), jnp.mean(pixels**2, 1), forms.peak(pixels, 1), lowest
+        lowest = -reference.max_via_argmax(-pixels, 1)
+        return (
+            jnp.mean(pixels, 1),
+            jnp.mean(pixels**2, 1),
+            reference.max_via_argmax(pixels, 1),
+            lowest,
+        )
 
     x = normal(2, 5, 7, 6)
-    assert_same(*(jit(partial(found, function))(x) for function in (cpu.moments, plain)))
+    assert_same(*(jit(partial(found, function))(x) for function in (statistics.moments, plain)))
 
 
-@pytest.mark.parametrize("form", [cpu.conv, cpu.gate_conv])
+@pytest.mark.parametrize("form", [cpu.conv, gate_conv])
 @pytest.mark.parametrize(("strides", "padding"), [((2, 2), "SAME"), ((1, 1), "VALID")])
 def test_what_the_gradient_does_not_know_is_refused(form, strides, padding):
     with pytest.raises(ValueError, match="must be odd, 1, 'SAME'"):
@@ -202,7 +216,7 @@ def test_the_whole_model(switches, convolutions, jit, random_variables, request)
     request.getfixturevalue(convolutions)
     images = np.random.default_rng(0).random((3, 32, 32, 1))
     plain, ours = (create_model(SMALL | switches, platform) for platform in ("any", "cpu"))
-    assert ours.forms == (cpu.FORMS,) * 4 != (forms.PLAIN,) * 4 == plain.forms
+    assert ours.stage_ops == (table.CPU,) * 4 != (REFERENCE,) * 4 == plain.stage_ops
     variables = random_variables(plain, images)
     assert_same(*(jit(partial(training_pass, m))(variables, images) for m in (ours, plain)))
     infer = [jit(model.apply)(variables, images) for model in (ours, plain)]
@@ -211,21 +225,21 @@ def test_the_whole_model(switches, convolutions, jit, random_variables, request)
 
 def test_how_many_images_inference_takes_at_a_time(monkeypatch):
     shape = (6, 224, 224, 1)
-    assert cpu.group(shape, 64) == 6  # eight devices may share them
+    assert table.CPU.chunk(shape, 64) == 6  # eight devices may share them
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert [cpu.group(shape, features) for features in (128, 64, 32, 8)] == [1, 1, 2, 6]
+    assert [table.CPU.chunk(shape, features) for features in (128, 64, 32, 8)] == [1, 1, 2, 6]
 
 
 def test_inference_on_a_few_images_at_a_time(jit, random_variables):
     images = np.random.default_rng(0).random((6, 32, 32, 1))
     plain = create_model(SMALL, "any")
     ours = create_model(SMALL, "cpu")
-    ours = ours.copy(forms=(cpu.FORMS._replace(group=lambda *_: 2),) * 4)
+    ours = ours.copy(stage_ops=(table.CPU._replace(chunk=lambda *_: 2),) * 4)
     variables = random_variables(plain, images)
-    text = str(jax.make_jaxpr(ours.apply)(variables, images))
+    text = str(jax.make_jaxpr(partial(infer, ours))(variables, images))
     assert "f64[2,32,32,8]" in text
     assert "f64[6,32,32,8]" not in text
-    assert_same(*(jit(model.apply)(variables, images) for model in (ours, plain)))
+    assert_same(*(jit(partial(infer, m))(variables, images) for m in (ours, plain)))
     # What training sees, and gates, are of all images.
     assert_same(*(jit(partial(training_pass, m))(variables, images) for m in (ours, plain)))
     gates = [
@@ -239,7 +253,7 @@ def test_rows_and_images_split_over_devices(jit, never_lax):
     mesh = jax.make_mesh((2, 4), ("data", "rows"), axis_types=(AxisType.Auto,) * 2)
     split, whole = NamedSharding(mesh, P("data", "rows")), NamedSharding(mesh, P())
     run = partial(found, convolution(cpu.conv, 5, 3, 2))
-    gate = partial(found, convolution(cpu.gate_conv, 1, 7, 1))
+    gate = partial(found, convolution(gate_conv, 1, 7, 1))
     for function, kernel in ((run, normal(3, 3, 2, 5)), (gate, normal(7, 7, 2, 1))):
         x = normal(2, 8, 9, 2)
         eight = jit(function, in_shardings=(split, whole))(jax.device_put(x, split), kernel)

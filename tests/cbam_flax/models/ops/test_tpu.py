@@ -1,4 +1,4 @@
-"""The TPU's forms against the plain ones, in float64 on a CPU: values and gradients."""
+"""The TPU implementations against the references, in float64 on a CPU: values and gradients."""
 
 from functools import partial
 
@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 
 from cbam_flax import sharding
-from cbam_flax.models import create_model, forms, tpu
+from cbam_flax.models import create_model
+from cbam_flax.models.ops import table
+from cbam_flax.models.ops.affine import reference as reference_affine
+from cbam_flax.models.ops.affine import tpu as affine
+from cbam_flax.models.ops.convolution import tpu as convolution
+from cbam_flax.models.ops.convolution.reference import DIMENSIONS
+from cbam_flax.models.ops.feature_map import split_rows
+from cbam_flax.models.ops.gate_convolution import tpu as gate_convolution
+from cbam_flax.models.ops.pooling import reference as reference_pooling
+from cbam_flax.models.ops.pooling import tpu as pooling
+from cbam_flax.models.ops.statistics import reference
+from cbam_flax.models.ops.statistics import tpu as statistics
+from cbam_flax.models.ops.tpu import CHANNELS_LAST, IMAGES_LAST
 
 SMALL = {"width": 0.0625, "reduction": 4, "dtype": "float64", "param_dtype": "float64"}
 
@@ -45,25 +57,27 @@ def normal(*shape, seed=0):
 @pytest.mark.parametrize(("shape", "axis"), [((2, 35, 6), 1), ((2, 5, 7, 6), -1), ((1, 1, 3), 1)])
 def test_mean_and_max(shape, axis):
     x = normal(*shape)
-    assert_same(lambda x: tpu.mean_and_max(x, axis), lambda x: forms.mean_and_max(x, axis), x)
+    assert_same(
+        lambda x: statistics.mean_and_max(x, axis), lambda x: reference.mean_and_max(x, axis), x
+    )
 
 
 def test_the_gradient_of_a_maximum_that_occurs_twice_goes_to_the_first():
     x = jnp.array([[3.0, 7.0, 7.0, 1.0]])
-    gradient = jax.grad(lambda x: tpu.mean_and_max(x, 1)[1].sum())(x)
+    gradient = jax.grad(lambda x: statistics.mean_and_max(x, 1)[1].sum())(x)
     np.testing.assert_array_equal(gradient, [[0, 1, 0, 0]])
 
 
 def plain_moments(x):
     pixels = x.reshape(x.shape[0], -1, x.shape[-1])
-    lowest = -forms.peak(-pixels, 1)
-    return jnp.mean(pixels, 1), jnp.mean(pixels**2, 1), forms.peak(pixels, 1), lowest
+    lowest = -reference.max_via_argmax(-pixels, 1)
+    return jnp.mean(pixels, 1), jnp.mean(pixels**2, 1), reference.max_via_argmax(pixels, 1), lowest
 
 
 @pytest.mark.parametrize("bands", [1, 2, 4])
 def test_moments(bands):
     def ours(x):
-        return tpu.moments(forms.rebanded(x, 1, bands), bands)
+        return statistics.moments(split_rows(x, 1, bands), bands)
 
     assert_same(ours, plain_moments, normal(2, 8, 7, 6))
 
@@ -82,7 +96,7 @@ def test_moments(bands):
 def test_moments_of_bfloat16_and_where_they_are(values):
     """Extremes exact, and their gradients at the very same pixel as of the plain form."""
     x = jnp.asarray(values, jnp.bfloat16)
-    ours, gradient = jax.vjp(tpu.moments, x)
+    ours, gradient = jax.vjp(statistics.moments, x)
     plain, expected = jax.vjp(lambda x: plain_moments(x.astype(jnp.float32)), x)
     for a, b in zip(ours, plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-37)
@@ -98,35 +112,35 @@ def test_gate_convolution_as_a_band_matrix(size):
             x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
 
-    ours = lambda x, kernel: tpu.gate_conv(x, kernel, (1, 1), "SAME")  # noqa: E731
+    ours = lambda x, kernel: gate_convolution.gate_conv(x, kernel, (1, 1), "SAME")  # noqa: E731
     assert_same(ours, plain, normal(2, *size, 2), normal(7, 7, 2, 1, seed=2))
 
 
-@pytest.mark.parametrize("layout", [tpu.IMAGES_LAST, tpu.CHANNELS_LAST])
+@pytest.mark.parametrize("layout", [IMAGES_LAST, CHANNELS_LAST])
 @pytest.mark.parametrize("size", [(8, 6), (7, 5)])
 def test_pool(size, layout):
-    assert_same(lambda x: tpu.pool(x, layout), forms.pool, normal(2, *size, 3))
+    assert_same(lambda x: pooling.pool(x, layout), reference_pooling.pool, normal(2, *size, 3))
 
 
-@pytest.mark.parametrize("layout", [tpu.IMAGES_LAST, tpu.CHANNELS_LAST])
+@pytest.mark.parametrize("layout", [IMAGES_LAST, CHANNELS_LAST])
 def test_of_equal_pixels_the_first_is_the_maximum(layout):
     x = jnp.asarray(np.random.default_rng(0).integers(0, 2, (2, 6, 8, 3)), jnp.float64)
     gradients = [
         jax.grad(lambda x, pool=pool: jnp.sum(pool(x)[0]))(x)
-        for pool in (lambda x: tpu.pool(x, layout), forms.pool)
+        for pool in (lambda x: pooling.pool(x, layout), reference_pooling.pool)
     ]
     np.testing.assert_array_equal(*gradients)
 
 
 def plain_conv(x, kernel, rate=1):
-    numbers = {"dimension_numbers": tpu.DIMENSIONS, "rhs_dilation": (rate, rate)}
+    numbers = {"dimension_numbers": DIMENSIONS, "rhs_dilation": (rate, rate)}
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", **numbers)
 
 
 def test_convolution():
     def ours(x, kernel):
-        numbers = {"dimension_numbers": tpu.DIMENSIONS, "rhs_dilation": (2, 2)}
-        return tpu.conv(x, kernel, (1, 1), "SAME", **numbers)
+        numbers = {"dimension_numbers": DIMENSIONS, "rhs_dilation": (2, 2)}
+        return convolution.conv(x, kernel, (1, 1), "SAME", **numbers)
 
     plain = partial(plain_conv, rate=2)
     assert_same(ours, plain, normal(2, 5, 6, 2), normal(3, 3, 2, 4, seed=2))
@@ -135,8 +149,8 @@ def test_convolution():
 @pytest.mark.parametrize(("bands", "rows"), [(1, 5), (2, 6), (4, 8), (4, 4)])
 def test_convolution_of_bands(bands, rows):
     def ours(x, kernel):
-        y = tpu.band_conv(forms.rebanded(x, 1, bands), kernel, (1, 1), "SAME", bands)
-        return forms.rebanded(y, bands, 1)
+        y = convolution.band_conv(split_rows(x, 1, bands), kernel, (1, 1), "SAME", bands)
+        return split_rows(y, bands, 1)
 
     assert_same(ours, plain_conv, normal(3, rows, 5, 2), normal(3, 3, 2, 4, seed=2))
 
@@ -146,16 +160,18 @@ def test_convolution_of_bands(bands, rows):
 )
 def test_what_bands_cannot_convolve_is_refused(size, strides, padding):
     with pytest.raises(ValueError, match="must be 3x3, 1, 'SAME'"):
-        tpu.band_conv(normal(2, 8, 8, 2), normal(size, size, 2, 1), (strides,) * 2, padding, 2)
+        convolution.band_conv(
+            normal(2, 8, 8, 2), normal(size, size, 2, 1), (strides,) * 2, padding, 2
+        )
 
 
 @pytest.mark.parametrize("images", [(), (2,)], ids=["per channel", "per image"])
 def test_affine(images):
     def ours(x, scale, offset):
-        return forms.rebanded(tpu.affine(forms.rebanded(x, 1, 2), scale, offset, 2), 2, 1)
+        return split_rows(affine.affine(split_rows(x, 1, 2), scale, offset, 2), 2, 1)
 
     vectors = normal(*images, 3, seed=1), normal(*images, 3, seed=2)
-    assert_same(ours, forms.affine, normal(2, 4, 5, 3), *vectors)
+    assert_same(ours, reference_affine.affine, normal(2, 4, 5, 3), *vectors)
 
 
 @pytest.mark.parametrize(
@@ -172,10 +188,10 @@ def test_affine(images):
     ],
 )
 def test_images_or_bands_fill_the_lanes(images, rows, bands):
-    chosen = tpu.forms(images, rows)
-    early = tpu.LATE if bands is None else tpu.early(bands)
-    assert [form.bands for form in chosen] == [early.bands] * 2 + [1] * 2
-    assert (chosen[0].affine is forms.affine) == (bands is None)
+    chosen = table.ops_for("tpu", images, rows)
+    early = table.CHANNELS_IN_LANES if bands is None else table.images_in_lanes(bands)
+    assert [ops.bands for ops in chosen] == [early.bands] * 2 + [1] * 2
+    assert (chosen[0].affine is reference_affine.affine) == (bands is None)
 
 
 def step(model, variables, images):
@@ -216,7 +232,7 @@ def random_variables(model, images):
 def test_the_whole_model(switches, images, bands, size, jit):
     plain = create_model(SMALL | switches, "any")
     ours = create_model(SMALL | switches, "tpu", images, size[0])
-    assert ours.forms[0].bands == bands
+    assert ours.stage_ops[0].bands == bands
     images = np.random.default_rng(0).random((3, *size, 1))
     variables = random_variables(plain, images)
     same = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)  # noqa: E731

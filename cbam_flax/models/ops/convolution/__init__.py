@@ -1,0 +1,1 @@
+"""Convolutions of stride 1 that keep the size of the map, at any rate."""

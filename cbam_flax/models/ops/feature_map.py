@@ -1,0 +1,194 @@
+"""A feature map as a value that knows how its platform holds it and computes with it.
+
+A model's modules say WHAT is computed, with the functions below. Given plain arrays these compute
+with the reference ops and return arrays. Given a `FeatureMap` they use the ops that it carries and
+return FeatureMaps:
+
+- Its images may be cut into bands of rows, which lie side by side as if they were images.
+- A scale and an offset may be pending. A batch normalisation and a channel gate each only change
+  them; they are applied once, in the pass over the map that first needs its values.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cbam_flax.models.ops.contract import REFERENCE, Moments, Ops
+from cbam_flax.models.ops.convolution.reference import DIMENSIONS
+
+
+def split_rows(x: jax.Array, before: int, after: int) -> jax.Array:
+    """Maps whose images are cut into `before` bands of rows each, cut into `after` instead.
+
+    `(B before, H / before, W, C)` to `(B after, H / after, W, C)`.
+    """
+    batch, height, width, channels = x.shape
+    return x.reshape(batch * after // before, height * before // after, width, channels)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("raw", "scale", "offset", "moments"),
+    meta_fields=("ops",),
+)
+@dataclasses.dataclass(frozen=True)
+class FeatureMap:
+    """Maps `(B, H, W, C)`; what they are is `raw * scale + offset`.
+
+    Attributes:
+        raw: `(B bands, H / bands, W, C)`.
+        ops: who computes with it.
+        scale, offset: `(C,)` or `(B, C)`, pending; or None.
+        moments: of `raw`, where they were found together with the scale.
+    """
+
+    raw: jax.Array
+    ops: Ops
+    scale: jax.Array | None = None
+    offset: jax.Array | None = None
+    moments: Moments | None = None
+
+    @functools.cached_property
+    def pixels(self) -> jax.Array:
+        """The values, of the shape of `raw`; cached, so that all readers share one pass."""
+        if self.scale is None:
+            return self.raw
+        return self.ops.affine(self.raw, self.scale, self.offset)
+
+    @property
+    def array(self) -> jax.Array:
+        """The values as `(B, H, W, C)`."""
+        return split_rows(self.pixels, self.ops.bands, 1)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        batch, height, width, channels = self.raw.shape
+        return batch // self.ops.bands, height * self.ops.bands, width, channels
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.raw.dtype
+
+    def astype(self, dtype: jnp.dtype) -> "FeatureMap":
+        return self if self.dtype == dtype else _like(self, self.pixels.astype(dtype))
+
+    def __add__(self, other: "FeatureMap | jax.Array") -> "FeatureMap":
+        """Of another map, or of a number per channel `(C,)`."""
+        return _like(self, self.pixels + values(other))
+
+    def __mul__(self, gate: jax.Array) -> "FeatureMap":
+        """Times a gate of the channels, `(B, 1, 1, C)`, or of the positions, `(B, H, W, 1)`."""
+        bands = self.ops.bands
+        if gate.shape[1:3] != (1, 1):
+            return _like(self, self.pixels * split_rows(gate, 1, bands))
+        if self.scale is None or self.offset is None:
+            return _like(self, self.pixels * jnp.repeat(gate, bands, axis=0))
+        gate = gate[:, 0, 0]
+        return dataclasses.replace(
+            self, scale=self.scale * gate, offset=self.offset * gate, moments=None
+        )
+
+
+Map = jax.Array | FeatureMap
+
+
+def values(x: Map) -> jax.Array:
+    """The numbers of a map, in the shape that its ops compute with."""
+    return x.pixels if isinstance(x, FeatureMap) else x
+
+
+def array(x: Map) -> jax.Array:
+    """The map as a plain array `(B, H, W, C)`."""
+    return x.array if isinstance(x, FeatureMap) else x
+
+
+def _like(x: Map, result: jax.Array) -> Map:
+    return FeatureMap(result, x.ops) if isinstance(x, FeatureMap) else result
+
+
+def _ops(x: Map) -> Ops:
+    return x.ops if isinstance(x, FeatureMap) else REFERENCE
+
+
+def computed_by(ops: Ops, layer: Callable[[Map], Map]) -> Callable[[Map], Map]:
+    """The layer, with these ops for its input and all that follows from it."""
+
+    def run(x: Map) -> Map:
+        if _ops(x) is not ops:
+            x = array(x)
+            x = x if ops is REFERENCE else FeatureMap(split_rows(x, 1, ops.bands), ops)
+        return layer(x)
+
+    return run
+
+
+def convolve(x: Map, kernel: jax.Array, rate: int = 1) -> Map:
+    """Stride 1, padding "SAME", at a rate: `(B, H, W, C)` to `(B, H, W, F)`."""
+    rates = (rate, rate)
+    return _like(
+        x,
+        _ops(x).conv(
+            values(x), kernel, (1, 1), "SAME", rhs_dilation=rates, dimension_numbers=DIMENSIONS
+        ),
+    )
+
+
+def matmul(x: Map, matrix: jax.Array) -> Map:
+    """`x @ matrix` over the channels: `(B, H, W, C)` to `(B, H, W, F)`."""
+    return _like(x, _ops(x).product(values(x), matrix))
+
+
+def relu(x: Map) -> Map:
+    """`max(x, 0)`."""
+    return _like(x, nn.relu(values(x)))
+
+
+def sigmoid(x: Map) -> jax.Array:
+    """`1 / (1 + exp(-x))`, a plain array `(B, H, W, C)`."""
+    return nn.sigmoid(array(x))
+
+
+def pool(x: Map) -> tuple[Map, Map]:
+    """Maximum and mean of every 2x2 window, each `(B, H // 2, W // 2, C)`."""
+    maximum, mean = _ops(x).pool(values(x))
+    return _like(x, maximum), _like(x, mean)
+
+
+def mean_image(x: Map) -> jax.Array:
+    """The mean over all positions, a plain array `(B, 1, 1, C)`."""
+    return jnp.mean(array(x), axis=(1, 2), keepdims=True)
+
+
+def spread(x: jax.Array, like: Map) -> Map:
+    """`(B, 1, 1, C)` at every position of a map of the kind of `like`: `(B, H, W, C)`."""
+    shape = values(like).shape
+    return _like(like, jnp.broadcast_to(jnp.repeat(x, shape[0] // x.shape[0], axis=0), shape))
+
+
+def over_positions(x: Map, names: Sequence[str]) -> dict[str, jax.Array]:
+    """Those of "mean" and "max" that are named, over the positions of each image: `(B, C)`."""
+    if isinstance(x, FeatureMap) and x.moments is not None:
+        mean, _, high, low = x.moments
+        extreme = jnp.where(x.scale >= 0, high, low)
+        return {"mean": mean * x.scale + x.offset, "max": extreme * x.scale + x.offset}
+    return _statistics(values(x).reshape(x.shape[0], -1, x.shape[-1]), 1, names, _ops(x))
+
+
+def over_channels(x: Map, names: Sequence[str]) -> Map:
+    """Those of "mean" and "max" that are named, over the channels, side by side: `(B, H, W, n)`."""
+    found = _statistics(values(x), -1, names, _ops(x))
+    maps = jnp.stack([found[name] for name in names], axis=-1)
+    if not isinstance(x, FeatureMap):
+        return maps
+    return FeatureMap(split_rows(maps, x.ops.bands, 1), Ops(conv=x.ops.gate_conv))
+
+
+def _statistics(x: jax.Array, axis: int, names: Sequence[str], ops: Ops) -> dict[str, jax.Array]:
+    if "max" not in names:
+        return {"mean": jnp.mean(x, axis)}
+    mean, maximum = ops.mean_and_max(x, axis)
+    return {"mean": mean, "max": maximum}

@@ -1,0 +1,1 @@
+"""Maximum and mean of every 2x2 window."""
