@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep.film import Preprocessing, lost_film, prepare_film
+from data_prep.radiographs import Preprocessing, lost_film, prepare_film
 from data_prep.rsna import Record
 from data_prep.workers import Lost
 

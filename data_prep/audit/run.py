@@ -1,80 +1,22 @@
-"""What leaks between splits, and what the confounders alone predict, before any training."""
+"""Every figure of the audit, and how they are shown."""
 
-import argparse
-import json
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from data_prep import cli
+import numpy as np
+from tqdm import tqdm
 
-if TYPE_CHECKING:
-    from data_prep.audit_inputs import Table
-
-EXAMPLE = """example:
-  python -m data_prep.audit --raw=rsna --mapping=download --out=audit.json
-
-The folder of images may be missing; then near-duplicates are not looked for, and view, sex, age
-and pixel spacing come from --metadata alone: a CSV file with the columns patientId, ViewPosition,
-PatientSex, PatientAge and PixelSpacing."""
+from data_prep.audit import leakage as leak
+from data_prep.audit.confounders import category, confounder_auroc
+from data_prep.audit.inputs import CONFOUNDERS, Table
 
 # The share of test by what is drawn: the literature's, and the original notebook's for rows.
 TEST_SHARES = {"patient": 0.15, "image": 0.15, "row": 0.25}
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.audit",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--raw", required=True, help="the challenge's folder")
-    add("--mapping", required=True, help="the mapping to patients: its file, or 'download'")
-    add("--metadata", help="a CSV file of header values, used instead of the films' own")
-    add("--out", required=True, type=Path, help="the JSON file to write")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="decoding processes")
-    add("--draws", type=int, default=100, help="random splits, and bootstraps (default 100)")
-    args = parser.parse_args()
-    if args.workers < 1 or args.draws < 2:
-        parser.error("--workers must be at least 1 and --draws at least 2")
-    return args
-
-
-def main() -> None:
-    args = parse_args()
-    from etils import epath
-
-    from data_prep import rsna
-    from data_prep.audit_inputs import look_at_films, read_metadata, read_table
-    from data_prep.mapping import find_mapping, read_mapping
-
-    raw = epath.Path(args.raw)
-    mapping = find_mapping(args.mapping, os.fspath(args.out.parent))
-    table = read_table(raw, read_mapping(mapping))
-    metadata = read_metadata(epath.Path(args.metadata), table.ids) if args.metadata else None
-    duplicates = None
-    if (raw / rsna.IMAGES).exists():
-        headers, duplicates = look_at_films(raw, table.ids, args.workers)
-        metadata = metadata or headers
-    result = audit(table, metadata, duplicates, args.draws)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    draft = args.out.with_name(f"{args.out.name}.tmp")
-    draft.write_text(json.dumps(result, indent=1) + "\n")
-    draft.replace(args.out)
-    print(render(result))
-
-
 def audit(
-    table: "Table", metadata: dict[str, dict[str, str]] | None, duplicates: Any, draws: int
+    table: Table, metadata: dict[str, dict[str, str]] | None, duplicates: Any, draws: int
 ) -> dict[str, Any]:
     """Every figure, as it is written to the JSON file."""
-    import numpy as np
-    from tqdm import tqdm
-
-    from data_prep import leakage as leak
-
     patient = np.unique(table.patients, return_inverse=True)[1]
     image_of_row = np.repeat(np.arange(len(table.ids)), table.rows)
     row_of_image = np.concatenate([np.arange(count) for count in table.rows])
@@ -113,15 +55,9 @@ def audit(
 
 
 def confounders(
-    table: "Table", patient: Any, metadata: dict[str, dict[str, str]], draws: int
+    table: Table, patient: Any, metadata: dict[str, dict[str, str]], draws: int
 ) -> dict[str, Any]:
     """Per confounder the positive rate of each value, and the AUROC; and the union's AUROC."""
-    import numpy as np
-    from tqdm import tqdm
-
-    from data_prep.audit_inputs import CONFOUNDERS
-    from data_prep.confounders import category, confounder_auroc
-
     values = {
         name: np.array([category(name, metadata[image_id].get(name, "")) for image_id in table.ids])
         for name in CONFOUNDERS
@@ -183,7 +119,3 @@ def _percent(figure: dict[str, float] | None) -> str:
 def _auroc(figure: dict[str, float]) -> str:
     interval = f" ({figure['low']:.3f}-{figure['high']:.3f})" if "low" in figure else ""
     return f"{figure['value']:.3f}{interval}"
-
-
-if __name__ == "__main__":
-    cli.run(main)

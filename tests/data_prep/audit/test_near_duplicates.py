@@ -2,8 +2,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from data_prep.near_duplicates import MAX_DISTANCE, find_pairs, look_at, perceptual_hash
-from data_prep.refusal import DicomRefusal
+from data_prep.audit.near_duplicates import MAX_DISTANCE, find_pairs, look_at, perceptual_hash
+from data_prep.dicom import DicomRefusal
 
 
 def film(seed):

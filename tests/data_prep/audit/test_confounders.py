@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_prep.confounders import category, confounder_auroc
+from data_prep.audit.confounders import category, confounder_auroc
 
 
 def test_what_predicts_and_what_does_not():

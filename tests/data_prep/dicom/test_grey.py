@@ -3,7 +3,7 @@ import pydicom
 import pytest
 
 from data_prep.dicom import DicomRefusal
-from data_prep.grey import grey_table, to_grey
+from data_prep.dicom.grey import grey_table, to_grey
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 

@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data_prep.dicom import read_radiograph
-from data_prep.refusal import DicomRefusal
+from data_prep.dicom import DicomRefusal, read_radiograph
 
 _SIDE = 16  # of the hash: 256 bits
 # Calibrated on 630 real films of 568 patients: the same film after resizing, JPEG and another

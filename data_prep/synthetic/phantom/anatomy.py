@@ -8,7 +8,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-from data_prep.phantom.canvas import (
+from data_prep.synthetic.phantom.canvas import (
     CANVAS,
     Points,
     blank,

@@ -6,7 +6,7 @@ import pytest
 import simplejpeg
 from pydicom.encaps import get_frame
 
-from data_prep.codestream import Codestream, parse_codestream
+from data_prep.dicom.codestream import Codestream, parse_codestream
 
 
 @pytest.mark.parametrize("syntax", ["jpeg_lossless", "jpeg_ls", "jpeg_2000"])

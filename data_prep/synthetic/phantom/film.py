@@ -6,9 +6,9 @@ from collections.abc import Collection
 import cv2
 import numpy as np
 
-from data_prep.phantom import anatomy
-from data_prep.phantom import findings as pathology
-from data_prep.phantom.canvas import CANVAS, FILM, SCALE, clouds, fill, pillow
+from data_prep.synthetic.phantom import anatomy
+from data_prep.synthetic.phantom import findings as pathology
+from data_prep.synthetic.phantom.canvas import CANVAS, FILM, SCALE, clouds, fill, pillow
 
 
 @dataclasses.dataclass(frozen=True)

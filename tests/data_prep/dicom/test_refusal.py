@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from data_prep.refusal import DicomRefusal
+from data_prep.dicom.refusal import DicomRefusal
 
 
 def test_the_codes_are_a_closed_set():

@@ -5,9 +5,9 @@ beam (`anatomy`, `findings`) on a coarse `canvas` in body coordinates; `film` ad
 exposure and maps the canvas to the film; only grain and lettering are made at full resolution.
 """
 
-from data_prep.phantom.anatomy import Body
-from data_prep.phantom.canvas import FILM
-from data_prep.phantom.film import Film, render
-from data_prep.phantom.findings import BOX_SIDE, FINDINGS, Box
+from data_prep.synthetic.phantom.anatomy import Body
+from data_prep.synthetic.phantom.canvas import FILM
+from data_prep.synthetic.phantom.film import Film, render
+from data_prep.synthetic.phantom.findings import BOX_SIDE, FINDINGS, Box
 
 __all__ = ["BOX_SIDE", "FILM", "FINDINGS", "Body", "Box", "Film", "render"]

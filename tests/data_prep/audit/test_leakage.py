@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_prep.leakage import leakage, mean_and_range, prepared_split, random_splits
+from data_prep.audit.leakage import leakage, mean_and_range, prepared_split, random_splits
 
 # Six images of four patients; image 0 has two rows.
 LABEL = np.array([1, 1, 0, 0, 1, 0])

@@ -7,7 +7,7 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from data_prep.header import parse_age
+from data_prep.dicom import parse_age
 
 FOLDS = 5
 

@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
-from data_prep.phantom.anatomy import Body
-from data_prep.phantom.canvas import (
+from data_prep.synthetic.phantom.anatomy import Body
+from data_prep.synthetic.phantom.canvas import (
     CANVAS,
     FILM,
     SCALE,

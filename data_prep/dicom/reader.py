@@ -1,8 +1,4 @@
-"""One DICOM file -> one canonical grey image, or a typed refusal.
-
-Preparation and inference decode through this module alone, so it imports neither TensorFlow nor
-TFDS and starts fast.
-"""
+"""Reads and decodes a DICOM file; whatever is wrong with it becomes a refusal."""
 
 import dataclasses
 import io
@@ -22,12 +18,10 @@ from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder
 
-from data_prep.codestream import parse_codestream
-from data_prep.grey import to_grey
-from data_prep.header import HEADER_KEYWORDS, read_header
-from data_prep.refusal import REFUSAL_CODES, DicomRefusal
-
-__all__ = ["MAX_PIXELS", "REFUSAL_CODES", "DicomRefusal", "Radiograph", "read_radiograph"]
+from data_prep.dicom.codestream import parse_codestream
+from data_prep.dicom.grey import to_grey
+from data_prep.dicom.header import HEADER_KEYWORDS, read_header
+from data_prep.dicom.refusal import REFUSAL_CODES, DicomRefusal
 
 # pydicom logs and warns on each oddity, with tracebacks; here they are refusals or harmless.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)

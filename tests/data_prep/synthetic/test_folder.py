@@ -10,8 +10,9 @@ import pydicom
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from data_prep import phantom, synthetic
 from data_prep.cli import UserError
+from data_prep.synthetic import phantom, planning
+from data_prep.synthetic.folder import MAPPING_FILE, write
 
 IMAGES = 9
 
@@ -19,14 +20,14 @@ IMAGES = 9
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("synthetic") / "set"
-    synthetic.write(out, IMAGES, seed=3)
+    write(out, IMAGES, seed=3)
     return out
 
 
 @pytest.fixture(scope="module")
 def films():
     """(label, film) of the first films of a seed."""
-    chosen = itertools.islice(synthetic.plans(11), 90)
+    chosen = itertools.islice(planning.plans(11), 90)
     return [(bool(plan.opacities), draw(plan, 11)) for plan in chosen]
 
 
@@ -56,7 +57,7 @@ def contents(folder):
 def test_the_folder_is_laid_out_like_the_challenge(folder):
     labels = rows(folder / "stage_2_train_labels.csv")
     classes = rows(folder / "stage_2_detailed_class_info.csv")
-    mapping = json.loads((folder / synthetic.MAPPING_FILE).read_text())
+    mapping = json.loads((folder / MAPPING_FILE).read_text())
     files = {path.stem for path in (folder / "stage_2_train_images").iterdir()}
 
     assert list(labels[0]) == ["patientId", "x", "y", "width", "height", "Target"]
@@ -105,7 +106,7 @@ def test_headers_have_the_tags_of_a_real_file(folder, shared_data):
 def test_files_do_not_depend_on_the_worker_count_and_a_longer_set_extends_a_shorter(
     folder, tmp_path
 ):
-    synthetic.write(tmp_path / "two", 4, seed=3, workers=2)
+    write(tmp_path / "two", 4, seed=3, workers=2)
     whole, part = contents(folder), contents(tmp_path / "two")
     films = {name for name in part if name.endswith(".dcm")}
     assert len(films) == 4
@@ -113,14 +114,14 @@ def test_files_do_not_depend_on_the_worker_count_and_a_longer_set_extends_a_shor
 
 
 def test_another_seed_gives_other_films_and_ids(folder, tmp_path):
-    synthetic.write(tmp_path / "other", 2, seed=4)
+    write(tmp_path / "other", 2, seed=4)
     assert not contents(folder).keys() & {
         name for name in contents(tmp_path / "other") if name.endswith(".dcm")
     }
 
 
 def test_labels_follow_the_rates_and_the_view_is_only_a_weak_shortcut():
-    plans = list(itertools.islice(synthetic.plans(0), 4000))
+    plans = list(itertools.islice(planning.plans(0), 4000))
     positive = np.array([plan.opacities > 0 for plan in plans])
     view = [plan.view == "AP" for plan in plans]
     classes = [plan.detailed_class for plan in plans]
@@ -134,7 +135,7 @@ def test_labels_follow_the_rates_and_the_view_is_only_a_weak_shortcut():
 
 
 def test_a_patient_keeps_sex_and_age_through_several_films():
-    plans = list(itertools.islice(synthetic.plans(0), 500))
+    plans = list(itertools.islice(planning.plans(0), 500))
     patients = {plan.patient: (plan.female, plan.age) for plan in plans}
     assert 150 < len(patients) < 300
     assert all(patients[plan.patient] == (plan.female, plan.age) for plan in plans)
@@ -209,7 +210,7 @@ def test_an_unknown_finding_is_refused():
 
 def test_the_same_call_again_changes_nothing(folder, capsys):
     before = contents(folder)
-    synthetic.write(folder, IMAGES, seed=3)
+    write(folder, IMAGES, seed=3)
     assert "already" in capsys.readouterr().out
     assert contents(folder) == before
 
@@ -217,19 +218,19 @@ def test_the_same_call_again_changes_nothing(folder, capsys):
 def test_a_folder_of_something_else_is_refused_and_kept(folder, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="not empty"):
-        synthetic.write(tmp_path, 2)
+        write(tmp_path, 2)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
     with pytest.raises(UserError, match="not empty"):
-        synthetic.write(folder, IMAGES + 1, seed=3)
+        write(folder, IMAGES + 1, seed=3)
 
 
 def test_nothing_is_left_behind_when_drawing_fails(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(synthetic, "_write_film", fail)
+    monkeypatch.setattr("data_prep.synthetic.folder.write_film", fail)
     with pytest.raises(OSError, match="disk full"):
-        synthetic.write(tmp_path / "set", 2)
+        write(tmp_path / "set", 2)
     assert list(tmp_path.iterdir()) == []
 
 

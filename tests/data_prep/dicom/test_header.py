@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from data_prep.dicom import read_radiograph
-from data_prep.header import parse_age
+from data_prep.dicom.header import parse_age
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 

@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from data_prep.dicom import read_radiograph
-from data_prep.refusal import DicomRefusal
+from data_prep.dicom import DicomRefusal, read_radiograph
 from data_prep.resize import fit_image
 from data_prep.rsna import Record
 from data_prep.workers import Lost

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pydicom
 
-from data_prep.refusal import DicomRefusal
+from data_prep.dicom.refusal import DicomRefusal
 
 # More pixels than this outside the declared bits are no burnt-in marker: the header is wrong.
 MAX_OUTSIDE = 0.01

@@ -8,8 +8,8 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from data_prep.audit.near_duplicates import Look, find_pairs, look_at
 from data_prep.cli import UserError
-from data_prep.near_duplicates import Look, find_pairs, look_at
 from data_prep.rsna import Labels, list_images, read_labels, read_rows
 from data_prep.workers import run_tasks
 
