@@ -20,6 +20,8 @@ def test_variables_are_told_apart_by_value_name_and_shape():
 def test_the_code_fingerprint_names_packages_and_survives_without_git(monkeypatch):
     found = provenance.code_fingerprint()
     assert len(found["sha256"]) == 64
+    for package in ("cbam_flax", "data_prep"):
+        assert (provenance.ROOT / package / "__init__.py").is_file()
     assert found["packages"]["jax"]
     monkeypatch.setenv("PATH", "")
     without = provenance.code_fingerprint()
