@@ -12,9 +12,8 @@ import pathlib
 
 import numpy as np
 
-from cbam_flax import export, reading, runtimes
-from cbam_flax.bundle import ARTEFACTS, read_bundle
-from cbam_flax.predict import Predictor
+from cbam_flax.predict import Predictor, reader, runtimes
+from cbam_flax.predict.bundle import ARTEFACTS, read_bundle
 
 BATCHES = (1, 7, 64)
 
@@ -31,17 +30,18 @@ def main() -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
 
     from cbam_flax.checkpoint import load_for_inference
+    from cbam_flax.export.run import training_code
 
     bundle = read_bundle(arguments.bundle)
-    films = reading.find_files([arguments.films], skip=arguments.bundle)[: arguments.count]
-    tasks = [reading.Task(film, bundle["preprocessing"], with_panel=False) for film in films]
-    read = [item for item in map(reading.read_film, tasks) if isinstance(item, reading.Film)]
+    films = reader.find_files([arguments.films], skip=arguments.bundle)[: arguments.count]
+    tasks = [reader.Task(film, bundle["preprocessing"], with_panel=False) for film in films]
+    read = [item for item in map(reader.read_film, tasks) if isinstance(item, reader.Film)]
     squares = np.stack([film.square for film in read])
     restored = load_for_inference(arguments.workdir, bundle["fingerprints"]["checkpoint"]["step"])
     images = squares[..., None].astype(np.float32) / 255
-    expected = export.training_code(
-        restored.model, restored.variables, bundle["calibration"], images
-    )["probability"]
+    expected = training_code(restored.model, restored.variables, bundle["calibration"], images)[
+        "probability"
+    ]
     print(f"{len(read)} films, probabilities {expected.min():.3f} to {expected.max():.3f}")
     for runtime, name in ARTEFACTS.items():
         function = runtimes.LOADERS[runtime](arguments.bundle / name)
@@ -51,7 +51,7 @@ def main() -> None:
             found[size] = np.concatenate(
                 [
                     predictor.run(np.stack(chunk), size)["probability"]
-                    for chunk in reading.batches(squares, size)
+                    for chunk in reader.batches(squares, size)
                 ]
             )
         spread = max(float(np.abs(found[1] - found[size]).max()) for size in BATCHES)

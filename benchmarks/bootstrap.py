@@ -14,7 +14,7 @@ import numpy as np
 import scipy.special
 from tqdm import tqdm
 
-from cbam_flax import statistics
+from cbam_flax.evaluate import statistics
 
 THRESHOLD = 0.3
 

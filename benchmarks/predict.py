@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cbam_flax import reading
-from cbam_flax.predict import RUNTIMES, Predictor
+from cbam_flax.predict import RUNTIMES, Predictor, reader
 
 
 def seconds(function: Callable[[], Any]) -> float:
@@ -63,13 +62,13 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    films = reading.find_files([arguments.films], skip=arguments.bundle)[: arguments.count]
+    films = reader.find_files([arguments.films], skip=arguments.bundle)[: arguments.count]
     paths = [film.path for film in films]
     preprocessing = Predictor.load(arguments.bundle, "onnx").bundle["preprocessing"]
-    tasks = [reading.Task(film, preprocessing, with_panel=False) for film in films]
-    one = seconds(lambda: [reading.read_film(task) for task in tasks])
+    tasks = [reader.Task(film, preprocessing, with_panel=False) for film in films]
+    one = seconds(lambda: [reader.read_film(task) for task in tasks])
     print(f"decoding alone, one core: {len(films) / one:.1f} films/s")
-    many = seconds(lambda: list(reading.read_films(tasks, arguments.workers)))
+    many = seconds(lambda: list(reader.read_films(tasks, arguments.workers)))
     print(
         f"decoding alone, {arguments.workers} processes, starting them included: "
         f"{len(films) / many:.1f} films/s"

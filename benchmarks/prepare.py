@@ -30,7 +30,7 @@ def decoding_costs(paths: list[str], size: int) -> dict[str, float]:
     from pydicom.encaps import get_frame
 
     from data_prep.dicom import read_radiograph
-    from data_prep.film import Preprocessing, prepare_film
+    from data_prep.radiographs import Preprocessing, prepare_film
     from data_prep.resize import fit_image
     from data_prep.rsna import Record
 
@@ -98,7 +98,7 @@ def builder_costs(paths: list[str], size: int, workers: int) -> tuple[float, flo
     """
     import tensorflow_datasets as tfds
 
-    from data_prep.film import Preprocessing
+    from data_prep.radiographs import Preprocessing
     from data_prep.rsna import CLASSES, IMAGES, LABELS
     from data_prep.rsna_pneumonia import Builder, RsnaConfig
 

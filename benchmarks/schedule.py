@@ -82,7 +82,9 @@ def compile_one(name: str, batch_size: int) -> None:
     from jax.experimental.layout import Format, Layout
     from jax.sharding import SingleDeviceSharding
 
-    from cbam_flax import augment, hlo_cost, tpu_compile
+    from cbam_flax import augment
+    from cbam_flax.aot import compile as tpu_compile
+    from cbam_flax.aot import hlo_cost
     from cbam_flax.models.ops.statistics.tpu import mean_and_max
     from cbam_flax.models.ops.tpu import IMAGES_LAST
 

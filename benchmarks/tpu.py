@@ -34,7 +34,7 @@ def main() -> int:
     import jax.numpy as jnp
 
     from benchmarks.plain_model import PlainModel
-    from cbam_flax import tpu_compile
+    from cbam_flax.aot import compile as tpu_compile
     from configs import rsna
 
     def without_gate_kernels(params: Any) -> Any:

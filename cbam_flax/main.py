@@ -13,7 +13,7 @@ import sys
 from logging import ERROR, INFO, WARNING, LogRecord
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from cbam_flax import command_line
 from data_prep import cli
@@ -50,12 +50,32 @@ def main() -> int:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
     from cbam_flax import config as config_lib
-    from cbam_flax.train import train_and_evaluate
 
     config = CONFIG.value
     overridden = config_flags.get_override_values(flags.FLAGS["config"])
     config_lib.replace_durations(config, set(overridden))
     return train_and_evaluate(config, str(WORKDIR.value))
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
+    """Trains, or goes on training, and evaluates the best checkpoint on `config.evaluate.at_end`.
+
+    Everything is left in `workdir`; called again with the same config it continues there.
+
+    Returns:
+        0 when finished, 75 when a signal stopped the training after a save.
+
+    Raises:
+        UserError: as `train.train` and `evaluate.evaluate_workdir`.
+    """
+    from cbam_flax.evaluate import evaluate_workdir
+    from cbam_flax.train import train
+
+    status = train(config, workdir)
+    if status == 0:
+        for split in config.evaluate.at_end:
+            evaluate_workdir(workdir, split)
+    return status
 
 
 def _log_own_lines() -> None:

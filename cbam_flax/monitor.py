@@ -12,13 +12,12 @@ import jax
 import numpy as np
 import optax
 from absl import logging
-from clu import metric_writers, parameter_overview
+from clu import metric_writers, metrics, parameter_overview
 from etils import epath
 from flax import traverse_util
 from ml_collections import ConfigDict
 
 from cbam_flax.input_pipeline import Order, Split
-from cbam_flax.metrics import TrainMetrics
 from cbam_flax.models import create_model
 from cbam_flax.models.table import stage_table
 from cbam_flax.step import TrainState
@@ -34,6 +33,14 @@ PEAK_FLOPS = {
     "NVIDIA H100 80GB HBM3": 989e12,
     "NVIDIA H200": 989e12,
 }
+
+# Means over the steps since the last report, from what `step.train_step` returns.
+TrainMetrics = metrics.Collection.create(
+    loss=metrics.Average.from_output("loss"),
+    accuracy=metrics.Average.from_output("accuracy"),
+    gradient_norm=metrics.Average.from_output("gradient_norm"),
+    skipped=metrics.Average.from_output("skipped"),
+)
 
 
 class JsonlWriter(metric_writers.MultiWriter):
@@ -137,7 +144,7 @@ class Reporter:
         self._batch_size, self._epoch_size = batch_size, epoch_size
         self._flops, self._peak = flops, PEAK_FLOPS.get(jax.devices()[0].device_kind)
         self._on_non_finite = on_non_finite
-        self._recent: list[TrainMetrics] = []
+        self._recent: list[metrics.Collection] = []
         self._since = time.monotonic()
 
     def read(self, number: int, figures: dict[str, jax.Array]) -> None:

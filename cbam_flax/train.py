@@ -14,19 +14,20 @@ from clu import periodic_actions
 from etils import epath
 from ml_collections import ConfigDict
 
-from cbam_flax import checkpoint, evaluation, input_pipeline, monitor, sharding
+from cbam_flax import checkpoint, input_pipeline, monitor, sharding
 from cbam_flax import config as config_lib
 from cbam_flax import optimizer as optimizer_lib
 from cbam_flax import step as step_lib
 from cbam_flax.augment import augment
+from cbam_flax.evaluate.validation import validate
 from cbam_flax.models import create_model
 from data_prep.cli import UserError
 
 INTERRUPTED = 75  # exit status after a save on SIGTERM (EX_TEMPFAIL): the same command continues
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
-    """Trains, or goes on training, what `config` describes, and evaluates the best checkpoint.
+def train(config: ConfigDict, workdir: str) -> int:
+    """Trains, or goes on training, what `config` describes.
 
     Everything is left in `workdir`; called again with the same config it continues there.
 
@@ -48,20 +49,20 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
     load = functools.partial(
         input_pipeline.load_split, config.data_dir, config.dataset, config.image_size
     )
-    train, validation = load("train"), load("validation")
-    for split in (train, validation):
+    training, validation = load("train"), load("validation")
+    for split in (training, validation):
         input_pipeline.check_labels(split)
     if config.shuffle_labels:  # both: a checkpoint chosen by true labels beats chance too
         rng = np.random.default_rng(config.seed)
-        train, validation = (split.with_shuffled_labels(rng) for split in (train, validation))
-    order = input_pipeline.Order(train.labels, config.batch_size, config.seed, config.sampling)
+        training, validation = (s.with_shuffled_labels(rng) for s in (training, validation))
+    order = input_pipeline.Order(training.labels, config.batch_size, config.seed, config.sampling)
     to_steps = functools.partial(
         config_lib.to_steps, batch_size=config.batch_size, examples=order.epoch_size
     )
     total_steps = to_steps(config.duration, name="duration")
     evaluate_every = max(1, to_steps(config.evaluate.every, name="evaluate.every"))
     checkpoint_every = max(1, to_steps(config.checkpoint.every, name="checkpoint.every"))
-    fingerprint = {split.name: split.fingerprint for split in (train, validation)}
+    fingerprint = {split.name: split.fingerprint for split in (training, validation)}
     checkpoint.claim_workdir(workdir, config, fingerprint)
 
     # The optimizer, and the state as shapes with their places on the mesh.
@@ -84,19 +85,19 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
         state = jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, abstract_state))()
 
     # The step, compiled before the loop so that its needs can be told.
-    batches = input_pipeline.train_batches(train, order, mesh, start=start, stop=total_steps)
+    batches = input_pipeline.train_batches(training, order, mesh, start=start, stop=total_steps)
     compiled = train_step.lower(
         abstract_state, input_pipeline.abstract_batch(config.batch_size, config.image_size, mesh)
     ).compile()
     flops = monitor.training_flops(config)
     monitor.log_start(
-        config, state, compiled, mesh, [train, validation], order.epoch_size, total_steps, flops
+        config, state, compiled, mesh, [training, validation], order.epoch_size, total_steps, flops
     )
 
     writer = monitor.make_writer(workdir, start)
     if start == 0:
         writer.write_hparams(config_lib.flatten(config))
-        _write_augmented(writer, config, train, order)
+        _write_augmented(writer, config, training, order)
     report_progress = periodic_actions.ReportProgress(
         num_train_steps=total_steps, every_steps=config.log_every_steps
     )
@@ -111,7 +112,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
         schedule=schedule,
         flops=flops,
         on_non_finite=(
-            functools.partial(monitor.stop_at_non_finite, workdir, train, order)
+            functools.partial(monitor.stop_at_non_finite, workdir, training, order)
             if config.non_finite == "stop"
             else None
         ),
@@ -142,14 +143,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
         figures = None
         if number % evaluate_every == 0 or number == total_steps:
             with reporter.paused():
-                predictions = evaluation.predict_split(
+                figures = validate(
                     create_model(config.model),  # in the forms that are fast for few images
                     state.inference_variables,
                     validation,
                     config.evaluate.batch_size,
                     mesh,
                 )
-            figures = evaluation.summarise(predictions)
             writer.write_scalars(number, {f"validation/{k}": v for k, v in figures.items()})
             monitor.write_histograms(writer, number, state)
         if figures or number % checkpoint_every == 0 or stop:
@@ -174,11 +174,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
     manager.wait_until_finished()
     manager.close()
     _on_sigterm(lambda: sys.exit(INTERRUPTED))  # nothing is left to save
-    if interrupted.is_set():
-        return INTERRUPTED
-    for split_name in config.evaluate.at_end:
-        evaluation.evaluate_workdir(workdir, split_name)
-    return 0
+    return INTERRUPTED if interrupted.is_set() else 0
 
 
 def _on_sigterm(action: Callable[[], None]) -> None:

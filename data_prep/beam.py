@@ -10,7 +10,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from data_prep.film import Film, Preprocessing, lost_film, prepare_film
+from data_prep.radiographs import Film, Preprocessing, lost_film, prepare_film
 from data_prep.rsna import Record
 from data_prep.workers import Lost, Worker
 

@@ -77,8 +77,8 @@ def prepare_rsna(args: argparse.Namespace) -> None:
     from etils import epath
 
     from data_prep import rsna
-    from data_prep.film import Preprocessing
     from data_prep.mapping import find_mapping, read_mapping
+    from data_prep.radiographs import Preprocessing
 
     raw = epath.Path(args.raw)
     if not raw.is_dir():
@@ -128,8 +128,8 @@ def prepare_pneumonia_mnist(args: argparse.Namespace) -> None:
     """The archive's own splits; nothing is resized."""
     from etils import epath
 
-    from data_prep.film import Preprocessing
     from data_prep.pneumonia_mnist.pneumonia_mnist_dataset_builder import Builder, read_archive
+    from data_prep.radiographs import Preprocessing
 
     read_archive(args.raw)
     builder = Builder(config="28px", data_dir=args.data_dir, archive=args.raw)

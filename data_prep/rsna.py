@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from data_prep.cli import UserError
-from data_prep.refusal import DicomRefusal
+from data_prep.dicom import DicomRefusal
 
 IMAGES = "stage_2_train_images"
 LABELS = "stage_2_train_labels.csv"

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from data_prep.cli import UserError
 from data_prep.features import record_features
-from data_prep.film import accepted
+from data_prep.radiographs import accepted
 
 FILE = "pneumoniamnist.npz"
 URL = "https://zenodo.org/records/10519652/files/pneumoniamnist.npz?download=1"

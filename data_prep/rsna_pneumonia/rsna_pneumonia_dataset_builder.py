@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from data_prep import mapping, rsna
 from data_prep.features import record_features
-from data_prep.film import Film, Preprocessing, lost_film, prepare_film, rejected
 from data_prep.manifest import outcomes_dir
+from data_prep.radiographs import Film, Preprocessing, lost_film, prepare_film, rejected
 from data_prep.workers import Lost, run_tasks
 
 _SIZES = (256, 64, 128, 224, 320, 384, 512, 1024)  # the first is TFDS's default

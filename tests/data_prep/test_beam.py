@@ -10,8 +10,8 @@ from etils import epath
 import data_prep.rsna_pneumonia
 from data_prep import manifest, rsna
 from data_prep.beam import parse_options
-from data_prep.film import Preprocessing
 from data_prep.preparation import prepare_once
+from data_prep.radiographs import Preprocessing
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR AS")
 

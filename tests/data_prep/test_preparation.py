@@ -10,8 +10,8 @@ from etils import epath
 import data_prep.rsna_pneumonia
 from data_prep import rsna
 from data_prep.cli import UserError
-from data_prep.film import Preprocessing
 from data_prep.preparation import prepare_once
+from data_prep.radiographs import Preprocessing
 
 # A bare age is what the challenge has.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR AS")

@@ -92,7 +92,7 @@ def test_an_unknown_way_is_refused():
 
 def test_the_decoder_imports_no_tensorflow():
     code = (
-        "import sys, data_prep.dicom, data_prep.resize, data_prep.film; "
+        "import sys, data_prep.dicom, data_prep.resize, data_prep.radiographs; "
         "heavy = {'tensorflow', 'tensorflow_datasets', 'jax', 'sklearn'}; "
         "sys.exit(bool(heavy & sys.modules.keys()))"
     )

@@ -3,7 +3,7 @@ from etils import epath
 
 from data_prep import rsna
 from data_prep.cli import UserError
-from data_prep.refusal import DicomRefusal
+from data_prep.dicom import DicomRefusal
 
 # A bare age is what the challenge has.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR AS")

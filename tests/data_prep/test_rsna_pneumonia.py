@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 
 import data_prep.rsna_pneumonia
 from data_prep import mapping
-from data_prep.film import Preprocessing
+from data_prep.radiographs import Preprocessing
 from data_prep.rsna_pneumonia import RsnaConfig
 
 # A bare age is what the challenge has.

@@ -1,0 +1,1 @@
+"""What a training step would cost on a TPU, by the TPU's own compiler, on any machine."""

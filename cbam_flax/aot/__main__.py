@@ -1,0 +1,74 @@
+"""What a training step would cost on a TPU, from the TPU's own compiler, on any machine.
+
+Compiles the step that `cbam_flax.main` runs (or, with --stage, one part of the model alone: seconds
+instead of minutes) for a TPU topology and prints memory, estimated time, traffic, collectives and
+the most expensive instructions. Needs libtpu (requirements-tpu.txt), but no TPU.
+
+  python -m cbam_flax.aot --config=configs/rsna.py --topology=v5e:2x4
+  python -m cbam_flax.aot --config=configs/rsna.py --topology=v5e:2x2 --stage=block1 --by=op
+  python -m cbam_flax.aot --config=configs/rsna.py --topology=v6e:4x4 --config.mesh.fsdp=4 \\
+      --config.image_size=512 --batch_per_chip=32 --out=cost.json
+
+All figures are the compiler's estimates; nothing is run.
+"""
+
+import json
+import os
+import pathlib
+import sys
+import time
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from cbam_flax import command_line
+from data_prep import cli
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/, or one like them")
+TOPOLOGY = flags.DEFINE_string("topology", None, "v4, v5e, v5p or v6e, and a shape: v5e:2x4")
+CHIPS = flags.DEFINE_integer("chips", None, "the first so many chips of the topology; default all")
+BATCH = flags.DEFINE_integer("batch_per_chip", 64, "images", lower_bound=1)
+STAGE = flags.DEFINE_string("stage", None, "compile this part alone, on one device: block1, ...")
+BY = flags.DEFINE_enum("by", "stage", ["stage", "op"], "what the time is summed by")
+OUT = flags.DEFINE_string("out", None, "also write the figures to this JSON file")
+PARSER = command_line.parser(__name__, needed=("config", "topology"))
+
+
+def main() -> int:
+    os.environ["JAX_PLATFORMS"] = "cpu"  # libtpu only compiles; looking for its devices would hang
+    from cbam_flax.aot import compile as tpu_compile
+    from cbam_flax.aot.summary import describe, summarise
+    from cbam_flax.config import check
+
+    config = CONFIG.value
+    check(config)
+    target = tpu_compile.target(str(TOPOLOGY.value), CHIPS.value)
+    print(f"compiling for {target.chips} chips of {TOPOLOGY.value}; estimates, nothing is run")
+    start = time.perf_counter()
+    if STAGE.value is None:
+        report = tpu_compile.train_step(config, target, BATCH.value)
+    else:
+        per_device = BATCH.value * target.chips // len(target.devices)
+        models = tpu_compile.stages(config, per_device)
+        if STAGE.value not in models:
+            raise cli.UserError(f"--stage is {STAGE.value!r}; it must be of {', '.join(models)}")
+        report = tpu_compile.stage_reports(
+            models, config.image_size, per_device, target, only=STAGE.value
+        )[STAGE.value]
+    print(f"compiled in {time.perf_counter() - start:.0f} s")
+    figures = summarise(
+        report,
+        target,
+        topology=str(TOPOLOGY.value),
+        batch_per_chip=BATCH.value,
+        stage=STAGE.value,
+        by=BY.value,
+    )
+    print(describe(figures))
+    if OUT.value:
+        pathlib.Path(OUT.value).write_text(json.dumps(figures, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(lambda: app.run(lambda _: sys.exit(main()), flags_parser=PARSER))

@@ -1,0 +1,247 @@
+"""The training step, or one stage of the model, compiled for TPUs that need not be there.
+
+libtpu compiles for a topology by its name; what comes out says how much memory it takes, and
+carries the compiler's own estimate of cycles for every instruction (`cbam_flax.aot.hlo_cost`).
+Nothing is run: all times here are the compiler's cost model at the chip's clock, not measurements.
+"""
+
+import importlib.util
+import math
+import os
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.experimental import topologies
+from jax.experimental.layout import Format, Layout
+from jax.sharding import SingleDeviceSharding
+from ml_collections import ConfigDict
+
+from cbam_flax import optimizer as optimizer_lib
+from cbam_flax import sharding, step
+from cbam_flax.aot.hlo_cost import COLLECTIVES, Instruction, instructions
+from cbam_flax.input_pipeline import abstract_batch
+from cbam_flax.models import create_model
+from cbam_flax.models.inference import layer_names, part
+from cbam_flax.models.ops.tpu import compiler_options as options_for
+from data_prep.cli import UserError
+
+
+class Chip(NamedTuple):
+    """Per chip: clock Hz, bfloat16 FLOP/s, HBM bytes/s and bytes, links to other chips bytes/s."""
+
+    clock: float
+    flops: float
+    bandwidth: float
+    memory: float
+    links: float
+
+
+# cloud.google.com/tpu/docs/system-architecture-tpu-vm and the pages of the versions. The clocks are
+# those at which the matrix units reach the peak; links are one direction, all ports together.
+CHIPS = {
+    "v4": Chip(1.05e9, 275e12, 1228e9, 32 * 2**30, 300e9),
+    "v5e": Chip(1.5e9, 197e12, 819e9, 16 * 2**30, 200e9),
+    "v5p": Chip(1.75e9, 459e12, 2765e9, 95 * 2**30, 600e9),
+    "v6e": Chip(1.75e9, 918e12, 1640e9, 32 * 2**30, 400e9),
+}
+# Per number: 14 to 18 in the schedules that the compiler makes for a v5e in the end
+# (`python -m benchmarks.schedule`).
+GATHER_CYCLES = 16
+# The smallest slice that libtpu answers for; fewer chips are taken out of it.
+SMALLEST = {"v4": "2x2x1", "v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2"}
+
+
+class Target(NamedTuple):
+    """Devices to compile for. On v4 a device is one of a chip's two cores, elsewhere a chip."""
+
+    devices: list[Any]
+    chips: int
+    chip: Chip
+
+
+class Report(NamedTuple):
+    """What the compiler says of one program; bytes, FLOPs and cycles are per device."""
+
+    argument_bytes: int
+    temporary_bytes: int
+    peak_bytes: int
+    flops: float
+    instructions: list[Instruction]
+
+    def seconds(self, chip: Chip) -> float:
+        """The estimated cycles, and the least that unpriced instructions can take."""
+        return sum(cost(one, chip) for one in self.instructions)
+
+    @property
+    def hbm_bytes(self) -> int:
+        """Read and written by all instructions; XLA's own figure counts fast memory too."""
+        return sum(instruction.moved_bytes for instruction in self.instructions)
+
+    @property
+    def collectives(self) -> list[Instruction]:
+        return [
+            one
+            for one in self.instructions
+            if one.opcode.removesuffix("-start") in COLLECTIVES  # a -done is its other half
+        ]
+
+
+def cost(instruction: Instruction, chip: Chip) -> float:
+    """Seconds: the compiler's estimate, and for what it leaves out the time to move its bytes.
+
+    For a gather what its schedule takes, where that is longer.
+    """
+    if instruction.priced:
+        return instruction.cycles / chip.clock
+    gathering = instruction.gathered * GATHER_CYCLES / chip.clock
+    return max(instruction.moved_bytes / chip.bandwidth, gathering)
+
+
+def target(topology: str, chips: int | None = None) -> Target:
+    """The chips of a topology such as "v5e:2x4", or the first `chips` of them.
+
+    Raises:
+        UserError: an unknown version or shape, too many chips, or no libtpu on this machine.
+    """
+    version, _, shape = topology.partition(":")
+    if version not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
+        raise UserError(
+            f"--topology is {topology!r}; it must be one of {', '.join(CHIPS)}, a colon, and the "
+            "shape of the slice, such as v5e:2x4 or v4:2x2x1"
+        )
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "the TPU compiler is not installed; pip install -r requirements-tpu.txt brings it"
+        )
+    # Without these libtpu asks the cloud for its metadata, and lets one process in at a time.
+    os.environ |= {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }
+    try:
+        devices = list(topologies.get_topology_desc(topology, "tpu").devices)
+    except Exception as error:  # whatever libtpu throws, its first line names the trouble
+        raise UserError(
+            f"libtpu knows no topology {topology!r} ({str(error).splitlines()[0]}); the smallest "
+            f"of {version} is {version}:{SMALLEST[version]}"
+        ) from error
+    whole = math.prod(map(int, shape.split("x")))
+    chips = whole if chips is None else chips
+    if not 1 <= chips <= whole:
+        raise UserError(f"--chips is {chips}; {topology} has {whole}")
+    per_chip = len(devices) // whole
+    return Target(devices[: chips * per_chip], chips, CHIPS[version])
+
+
+def train_step(config: ConfigDict, target: Target, batch_per_chip: int) -> Report:
+    """The whole training step, as `cbam_flax.main` would run it over `config.mesh`.
+
+    Raises:
+        UserError: the mesh does not fit the devices, or the program does not fit the memory.
+    """
+    config = config.copy_and_resolve_references()
+    config.batch_size = batch_per_chip * target.chips
+    mesh = sharding.make_mesh(config.mesh, target.devices)
+    sharding.check_divisible(mesh, image_size=config.image_size, batch_size=config.batch_size)
+    model = step.model_for(config, mesh)
+    optimizer = optimizer_lib.make_optimizer(config.optimizer, lambda _: 1e-3)
+    jitted, state = step.sharded_train_step(model, optimizer, config, mesh)
+    batch = abstract_batch(config.batch_size, config.image_size, mesh)
+    return _report(jitted.lower(state, batch))
+
+
+def stages(config: ConfigDict, images_per_device: int) -> dict[str, nn.Module]:
+    """Every stage of `config.model`, in the order they run, as the TPU would run it."""
+    model = create_model(config.model, "tpu", images_per_device, config.image_size)
+    return {name: part(model, [name]) for name in layer_names(model)}
+
+
+def stage_reports(
+    models: dict[str, nn.Module],
+    image_size: int,
+    batch_size: int,
+    target: Target,
+    only: str | None = None,
+    prepare: Callable[[Any], Any] = lambda params: params,
+    compiler_options: dict[str, str] | None = None,
+) -> dict[str, Report]:
+    """Forward and backward of each stage alone on one device, in training.
+
+    Args:
+        models: by name and in order; each maps the last one's output to the next one's input.
+        image_size: pixels; the first stage reads (batch_size, image_size, image_size, 1).
+        batch_size: images on that device.
+        target: its first device counts.
+        only: compile this stage alone.
+        prepare: applied to the parameters inside the differentiated function.
+        compiler_options: by default those of the training step.
+    """
+    # The compiler chooses the layout of what comes in and goes out, as it does inside a program.
+    place = Format(Layout.AUTO, SingleDeviceSharding(target.devices[0]))
+    x = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 1), jnp.bfloat16)
+    if compiler_options is None:
+        compiler_options = options_for(target.devices[0].device_kind)
+    reports = {}
+    for number, (name, model) in enumerate(models.items()):
+        variables = jax.eval_shape(model.init, jax.random.key(0), x)
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+
+        def forward(params: Any, x: jax.Array, batch_stats: Any, model: nn.Module = model) -> Any:
+            return model.apply(
+                {"params": prepare(params), "batch_stats": batch_stats},
+                x,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.key(0)},
+            )
+
+        def both(
+            params: Any,
+            x: jax.Array,
+            batch_stats: Any,
+            dy: jax.Array,
+            forward: Any = forward,
+            first: bool = number == 0,
+        ) -> Any:
+            wanted = (params,) if first else (params, x)  # nobody needs the gradient of the image
+            y, vjp, updated = jax.vjp(
+                lambda params, x=x: forward(params, x, batch_stats), *wanted, has_aux=True
+            )
+            return y, updated, vjp(dy)
+
+        y, _ = jax.eval_shape(forward, params, x, batch_stats)
+        if only in (None, name):
+            jitted = jax.jit(
+                both, in_shardings=place, out_shardings=place, compiler_options=compiler_options
+            )
+            reports[name] = _report(jitted.lower(params, x, batch_stats, y))
+        x = y
+    return reports
+
+
+def _report(lowered: Any) -> Report:
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        used = re.search(r"Used (\S+) of (\S+) hbm", str(error))
+        needs = f"it needs {used[1]} of {used[2]}" if used else str(error).splitlines()[0]
+        raise UserError(
+            f"the program does not fit the chip's memory: {needs}; "
+            "take a smaller --batch_per_chip, --config.model.remat=true or a larger topology"
+        ) from error
+    memory = compiled.memory_analysis()
+    return Report(
+        argument_bytes=memory.argument_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        peak_bytes=memory.peak_memory_in_bytes,
+        flops=compiled.cost_analysis()["flops"],
+        instructions=instructions(compiled.as_text()),
+    )

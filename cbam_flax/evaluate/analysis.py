@@ -1,0 +1,151 @@
+"""Predictions -> everything that metrics.json says of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cbam_flax.evaluate import baselines, bootstrap, statistics, subgroups
+from cbam_flax.evaluate.calibration import Calibration
+
+Columns = Mapping[str, np.ndarray]
+PREVALENCES = (0.01, 0.05, 0.2)
+
+
+def analyse(
+    predictions: Columns,
+    calibration: Calibration,
+    train: Columns | None,
+    *,
+    prevalences: Sequence[float] = PREVALENCES,
+    resamples: int = bootstrap.RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Figures with intervals, at the operating point and beside the shortcuts, as plain JSON.
+
+    Args:
+        predictions: as `evaluate.predict_split` gives them, `probability` already calibrated.
+        train: columns of the training split, for the shortcuts; None where it is not at hand.
+        prevalences: at which PPV and NPV are told besides.
+    """
+    label, patient = predictions["label"], predictions["patient_id"]
+    probability, threshold = predictions["probability"], calibration.threshold
+    draws = {"resamples": resamples, "seed": seed}
+    found = statistics.figures_with_intervals(label, probability, patient, threshold, **draws)
+    raw = statistics.figures_with_intervals(
+        label, 1 / (1 + np.exp(-predictions["logit"])), patient, 0.5, **draws
+    )
+    called = probability >= threshold
+    analysis: dict[str, Any] = {
+        "n": int(label.size),
+        "n_positive": int(label.sum()),
+        "n_patients": len(np.unique(patient)),
+        "threshold": round(threshold, bootstrap.DECIMALS),
+        **found,
+        "uncalibrated": {name: raw[name] for name in ("brier", "log_loss", "ece")},
+        "confusion": {
+            "tp": int(np.sum(called & (label == 1))),
+            "fp": int(np.sum(called & (label == 0))),
+            "fn": int(np.sum(~called & (label == 1))),
+            "tn": int(np.sum(~called & (label == 0))),
+        },
+        "at_prevalence": at_prevalence(predictions, threshold, prevalences, **draws),
+        "subgroups": subgroups.subgroup_figures(predictions, threshold, **draws),
+        "baselines": None,
+        "overlap": None,
+        "bootstrap": {"unit": "patient", "level": bootstrap.LEVEL, **draws},
+    }
+    if train is not None:
+        scores = baselines.shortcut_scores(train, predictions)
+        gains = baselines.gain_over_shortcuts(predictions, scores, **draws)
+        best = max(gains, key=lambda name: gains[name]["auroc"]["value"] or 0)
+        analysis |= {
+            "baselines": gains,
+            "best_baseline": best,
+            "overlap": overlap(train, predictions),
+        }
+    return analysis
+
+
+def at_prevalence(
+    predictions: Columns,
+    threshold: float,
+    prevalences: Sequence[float],
+    resamples: int = bootstrap.RESAMPLES,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """PPV and NPV with intervals where another share of the people examined is ill."""
+    label, patient = predictions["label"], predictions["patient_id"]
+    probability = predictions["probability"]
+    value = statistics.figures(label, probability, threshold)
+    samples = bootstrap.resample(
+        statistics.figures_statistic(label, probability, threshold), patient, resamples, seed
+    )
+    behind = statistics.patients_behind(label, probability >= threshold, patient)
+    rows = []
+    for prevalence in prevalences:
+        values, draws = (
+            statistics.predictive_values(
+                np.asarray(x["sensitivity"]), np.asarray(x["specificity"]), prevalence
+            )
+            for x in (value, samples)
+        )
+        rows.append(
+            {
+                "prevalence": prevalence,
+                "ppv": bootstrap.interval(float(values[0]), draws[0], behind["ppv"]),
+                "npv": bootstrap.interval(float(values[1]), draws[1], behind["npv"]),
+            }
+        )
+    return rows
+
+
+def overlap(train: Columns, predictions: Columns) -> dict[str, int]:
+    """How many of the judged images are, or show a patient who is, in the training split."""
+    return {
+        "images": int(np.isin(predictions["image_id"], train["image_id"]).sum()),
+        "images_of_known_patients": int(
+            np.isin(predictions["patient_id"], train["patient_id"]).sum()
+        ),
+    }
+
+
+def warnings(metrics: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before he believes the figures, most serious first."""
+    found = []
+    shared = metrics["overlap"]
+    if shared is None:
+        found.append(
+            "The training split was not at hand: leaks and shortcuts have not been checked."
+        )
+    elif shared["images"]:
+        found.append(
+            f"LEAK: {shared['images']} of {metrics['n']} images are in the training split too. "
+            f"The figures measure memory."
+        )
+    elif shared["images_of_known_patients"]:
+        found.append(
+            f"LEAK: {shared['images_of_known_patients']} of {metrics['n']} images show patients "
+            f"of the training split. The figures are too good for new patients."
+        )
+    if metrics["baselines"]:
+        name = metrics["best_baseline"]
+        gain = metrics["baselines"][name]["gain"]
+        if gain["value"] is not None and gain["low"] <= 0:
+            found.append(
+                f"SHORTCUT: the model is not clearly above the {name} baseline, which never "
+                f"sees the image (gain in AUROC {gain['value']:.3f}, 95 % interval "
+                f"{gain['low']:.3f} to {gain['high']:.3f})."
+            )
+    positive, negative = metrics["n_positive"], metrics["n"] - metrics["n_positive"]
+    if min(positive, negative) < 30:
+        found.append(
+            f"SMALL: {positive} positive and {negative} negative images; the intervals are wide "
+            f"and approximate."
+        )
+    if metrics["split"] == metrics["calibration"]["split"] and not metrics["external"]:
+        found.append(
+            "The checkpoint, the calibration and the operating point were chosen on this very "
+            "split: its figures flatter the model."
+        )
+    return found

@@ -1,0 +1,82 @@
+"""WORKDIR/evaluation/<name>: metrics.json, predictions.csv, report.html and the pictures."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cbam_flax import provenance as provenance_lib
+from cbam_flax.checkpoint import Restored
+from cbam_flax.evaluate.predict_split import FURTHER_COLUMNS, Predictions
+from cbam_flax.input_pipeline import Split
+from data_prep.cli import UserError
+
+COLUMNS = ("image_id", "patient_id", "label", "probability", "logit", *FURTHER_COLUMNS)
+NUMBERS = {"label": np.int64, "probability": np.float64, "logit": np.float64}
+
+
+def write(
+    folder: Any,
+    metrics: Mapping[str, Any],
+    predictions: Predictions,
+    drawn: Mapping[str, bytes],
+    page: str,
+) -> None:
+    """Writes everything beside `folder` (an epath.Path) and puts it in place when it is whole."""
+    draft = folder.parent / f".{folder.name}.draft"
+    if draft.exists():
+        draft.rmtree()
+    draft.mkdir(parents=True)
+    (draft / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(zip(*(_cells(name, predictions[name]) for name in COLUMNS), strict=True))
+    (draft / "predictions.csv").write_text(table.getvalue())
+    for name, data in drawn.items():
+        (draft / f"{name}.png").write_bytes(data)
+    (draft / "report.html").write_text(page)
+    if folder.exists():
+        folder.rmtree()
+    draft.rename(folder)
+
+
+def read(folder: Any) -> tuple[dict[str, Any], Predictions]:
+    """metrics.json and the columns of predictions.csv, numbers as numbers.
+
+    Raises:
+        UserError: there is no evaluation at this epath.Path.
+    """
+    if not (folder / "metrics.json").exists():
+        raise UserError(
+            f"{folder} holds no evaluation; run python -m cbam_flax.evaluate "
+            f"--workdir={folder.parent.parent} first"
+        )
+    rows = list(csv.DictReader((folder / "predictions.csv").read_text().splitlines()))
+    return json.loads((folder / "metrics.json").read_text()), {
+        name: np.array([row[name] for row in rows]).astype(NUMBERS.get(name, str))
+        for name in COLUMNS
+    }
+
+
+def provenance(restored: Restored, split: Split) -> dict[str, Any]:
+    """What the figures come from: checkpoint, config, data and code, as steps and fingerprints."""
+    config = restored.config.to_dict()
+    config.pop("data_dir")  # a path of one machine
+    return {
+        "checkpoint_step": restored.step,
+        "config_sha256": provenance_lib.sha256_of_json(config),
+        "trained_on": restored.fingerprint,
+        "evaluated_on": split.fingerprint,
+        "code": provenance_lib.code_fingerprint(),
+        "config": config,
+    }
+
+
+def _cells(name: str, column: np.ndarray) -> list[str]:
+    if name == "probability":
+        return [f"{value:.8f}" for value in column]
+    return ["" if value == "nan" else value for value in column.astype(str)]

@@ -1,0 +1,109 @@
+"""All pictures of an evaluation, as PNG files and in TensorBoard."""
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+
+from cbam_flax.checkpoint import Restored
+from cbam_flax.evaluate import plots, saliency
+from cbam_flax.input_pipeline import Split
+
+MISTAKES = 3  # most confident false alarms, and as many misses
+RANDOM = 3  # films of each class
+SHOWN_MAPS = ("attention", "grad_cam")
+
+
+def draw(
+    metrics: Mapping[str, Any],
+    predictions: Mapping[str, np.ndarray],
+    split: Split,
+    restored: Restored,
+    workdir: Any,
+    *,
+    with_films: bool,
+) -> dict[str, bytes]:
+    """PNG bytes by name; a picture that the data do not allow is left out.
+
+    Args:
+        predictions: in the order of the split.
+        workdir: epath.Path of the run, for its metrics.jsonl.
+        with_films: also draw films with the model's maps.
+    """
+    figures: dict[str, Figure] = {}
+    if metrics["auroc"]["value"] is not None:
+        figures |= {
+            "roc": plots.roc(predictions, metrics),
+            "precision_recall": plots.precision_recall(predictions, metrics),
+            "subgroups": plots.subgroup_forest(metrics),
+        }
+    figures |= {
+        "reliability": plots.reliability(predictions, metrics),
+        "scores": plots.scores(predictions, metrics),
+        "confusion": plots.confusion(metrics),
+    }
+    log = workdir / "metrics.jsonl"
+    if log.exists():
+        rows = [json.loads(line) for line in log.read_text().splitlines()]
+        figures["training"] = plots.training(rows, restored.step)
+    if with_films:
+        for name, chosen in (
+            ("mistakes", confident_mistakes(predictions, metrics["threshold"])),
+            ("examples", random_examples(predictions)),
+        ):
+            if chosen.size:
+                figures[name] = _films(predictions, chosen, split, restored)
+    return {name: to_png(figure) for name, figure in figures.items()}
+
+
+def confident_mistakes(predictions: Mapping[str, np.ndarray], threshold: float) -> np.ndarray:
+    """Indices of the worst false alarms, then of the worst misses, worst first."""
+    label, probability = predictions["label"], predictions["probability"]
+    falling = np.argsort(-probability, kind="stable")
+    alarms = falling[(label[falling] == 0) & (probability[falling] >= threshold)]
+    misses = falling[(label[falling] == 1) & (probability[falling] < threshold)][::-1]
+    return np.concatenate([alarms[:MISTAKES], misses[:MISTAKES]])
+
+
+def random_examples(predictions: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Indices of a few positives, then of a few negatives, always the same ones."""
+    shuffled = np.random.default_rng(0).permutation(len(predictions["label"]))
+    classes = [shuffled[predictions["label"][shuffled] == value][:RANDOM] for value in (1, 0)]
+    return np.concatenate(classes)
+
+
+def _films(
+    predictions: Mapping[str, np.ndarray], chosen: np.ndarray, split: Split, restored: Restored
+) -> Figure:
+    methods = [name for name in SHOWN_MAPS if name in saliency.methods_of(restored.model)]
+    images = split.images[chosen]
+    maps = {m: saliency.maps(m, restored.model, restored.variables, images) for m in methods}
+    titles = [
+        f"{'positive' if predictions['label'][i] else 'negative'} "
+        f"({predictions['detailed_class'][i]}), p = {predictions['probability'][i]:.2f}\n"
+        f"{predictions['image_id'][i]}"
+        for i in chosen
+    ]
+    return plots.films(images, split.columns["boxes"][chosen], maps, titles)
+
+
+def to_png(figure: Figure) -> bytes:
+    """The same bytes for the same figure: without matplotlib's version in the file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def write_to_tensorboard(folder: Any, step: int, name: str, pictures: Mapping[str, bytes]) -> None:
+    """Shows the pictures under `evaluation/<name>/` in TensorBoard at this step."""
+    from clu import metric_writers
+
+    writer = metric_writers.SummaryWriter(str(folder))
+    for picture, data in pictures.items():
+        image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        writer.write_images(step, {f"evaluation/{name}/{picture}": image[None]})
+    writer.close()

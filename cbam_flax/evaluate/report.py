@@ -1,0 +1,257 @@
+"""An evaluation folder -> report.html, one file that needs nothing else.
+
+The figures are the PNG files of the folder, inlined; the rest comes from metrics.json.
+"""
+
+import base64
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from cbam_flax.evaluate.plots import shown
+
+# File, heading, and what the picture shows, for those who cannot see it.
+CURVES = (
+    ("roc", "ROC curve", "sensitivity against 1 - specificity, with its 95 % band"),
+    ("precision_recall", "Precision and recall", "precision against recall, with its 95 % band"),
+    ("reliability", "Calibration", "observed frequency against predicted probability"),
+    ("scores", "Scores by class", "histograms of the calibrated probability by class"),
+    ("confusion", "Operating point", "confusion matrix at the threshold"),
+)
+FOREST = ("subgroups", "AUROC by subgroup", "AUROC of each subgroup with its interval")
+TRAINING = ("training", "Training", "training loss and validation AUROC by step")
+FILMS = (
+    ("mistakes", "Confident mistakes", "films that the model is most wrong about, with its maps"),
+    ("examples", "Examples drawn at random", "random films with the model's maps"),
+)
+NAMES = {
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "brier": "Brier score",
+    "log_loss": "log loss",
+    "ece": "calibration error (ECE)",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "f1": "F1",
+}
+FIGURES = (
+    "auroc", "average_precision", "brier", "log_loss", "ece",
+    "sensitivity", "specificity", "ppv", "npv", "f1", "accuracy",
+)  # fmt: skip
+
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;color:#111;background:#fff;max-width:72rem;
+margin:auto;padding:1rem}
+h1{font-size:1.4rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
+h3{font-size:1rem;margin:.3rem 0}
+.headline{font-size:1.7rem;font-weight:700;line-height:1.2}
+.warning{border-left:.4rem solid #D55E00;background:#fff4ec;padding:.5rem .8rem;margin:.5rem 0}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1rem}
+figure{margin:0;break-inside:avoid}img{max-width:min(100%,44rem);height:auto}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+th,td{text-align:left;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #ccc;
+vertical-align:top}
+.long td{overflow-wrap:anywhere;font-size:.8rem}small,.small{color:#555}
+@media (max-width:40rem){table{font-size:.85rem}th,td{padding-right:.5rem}}
+@media print{body{max-width:none;font-size:11px}h2,h3{break-after:avoid}
+.scroll{break-inside:avoid}img{max-height:22cm;max-width:100%}}
+"""
+
+
+def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+    """The page.
+
+    Args:
+        metrics: what metrics.json holds.
+        pictures: PNG bytes by file name without ending; those missing are left out.
+    """
+    title = f"{metrics['dataset']}, {metrics['split']}"
+    prevalence = metrics["n_positive"] / metrics["n"]
+    parts = [
+        f"<h1>{_text(title)}</h1>",
+        _headline(metrics),
+        f"<p>{metrics['n']:,} images of {metrics['n_patients']:,} patients, "
+        f"{metrics['n_positive']:,} positive ({prevalence:.1%}). In brackets everywhere: the 95 % "
+        f"interval from {metrics['bootstrap']['resamples']:,} resamples of patients.</p>",
+        *(f"<p class=warning>{_text(warning)}</p>" for warning in metrics["warnings"]),
+        "<h2>Figures</h2>",
+        _figures(metrics),
+        "<div class=grid>",
+        *(_picture(pictures, *picture) for picture in CURVES),
+        "</div>",
+        _baselines(metrics),
+        _subgroups(metrics),
+        _picture(pictures, *FOREST),
+        _localisation(metrics),
+        *(_picture(pictures, *picture) for picture in FILMS),
+        _data(metrics),
+        _picture(pictures, *TRAINING),
+        "<h2>Provenance</h2>",
+        _provenance(metrics),
+        "<p class=small>Research only. Not a medical device.</p>",
+    ]
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width,initial-scale=1'>"
+        f"<title>{_text(title)}</title><link rel=icon href='data:,'><style>{STYLE}</style>"
+        f"<body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _headline(metrics: Mapping[str, Any]) -> str:
+    cards = [
+        ("AUROC", _shown(metrics["auroc"]), ""),
+        (
+            "sensitivity / specificity",
+            f"{_short(metrics['sensitivity'])} / {_short(metrics['specificity'])}",
+            f"at probability {metrics['threshold']:.3f}, chosen on validation",
+        ),
+    ]
+    if metrics["baselines"]:
+        best = metrics["best_baseline"]
+        gain = _shown(metrics["baselines"][best]["gain"])
+        cards.append(("AUROC above the best shortcut", gain, f"which is {best}"))
+    return (
+        "<div class=grid>"
+        + "".join(
+            f"<div><div>{name}</div><div class=headline>{value}</div><small>{note}</small></div>"
+            for name, value, note in cards
+        )
+        + "</div>"
+    )
+
+
+def _figures(metrics: Mapping[str, Any]) -> str:
+    point = metrics["calibration"]
+    rows = [(NAMES.get(name, name), _shown(metrics[name])) for name in FIGURES]
+    shifted = [
+        (f"{row['prevalence']:.1%}", _shown(row["ppv"]), _shown(row["npv"]))
+        for row in metrics["at_prevalence"]
+    ]
+    return (
+        f"<div class=grid><div>{_table(('figure', 'value'), rows)}</div><div>"
+        f"<p>Operating point: positive from a calibrated probability of "
+        f"{metrics['threshold']:.3f} on ({_text(point['criterion'])}). It and the calibration "
+        f"were fitted on the run's {_text(point['split'])} split alone "
+        f"({point['n']:,} images).</p><h3>Where another share of people is ill</h3>"
+        f"{_table(('prevalence', 'PPV', 'NPV'), shifted)}</div></div>"
+    )
+
+
+def _baselines(metrics: Mapping[str, Any]) -> str:
+    if not metrics["baselines"]:
+        return ""
+    rows = [
+        (name, _shown(row["auroc"]), _shown(row["gain"]))
+        for name, row in metrics["baselines"].items()
+    ]
+    return (
+        "<h2>Against the shortcuts</h2><p>What predicts the label without looking at the lungs, "
+        "fitted to the training labels, on the same images. <em>patient</em> repeats the same "
+        "patient's training labels; it must be at 0.5 in a split by patient.</p>"
+        + _table(("baseline", "its AUROC", "the model is above it by"), rows)
+    )
+
+
+def _subgroups(metrics: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            f"{row['group']}: {row['member']}",
+            f"{row['n_positive']:,} / {row['n']:,}",
+            _shown(row["auroc"]),
+            _shown(row["sensitivity"]),
+            _shown(row["specificity"]),
+            "small" if row["small"] else "",
+        )
+        for row in metrics["subgroups"]
+    ]
+    head = ("subgroup", "positive / images", "AUROC", "sensitivity", "specificity", "")
+    return (
+        "<h2>Subgroups</h2><p>Small: fewer than ten patients in one of the classes. A "
+        "kind of negative is set against all positives.</p>" + _table(head, rows)
+    )
+
+
+def _localisation(metrics: Mapping[str, Any]) -> str:
+    if not metrics.get("localisation"):
+        return ""
+    rows = [
+        (
+            source.replace("_", " "),
+            _shown(row["pointing"]),
+            _shown(row["energy"]),
+            _shown(row["energy_gain"]) if "energy_gain" in row else "",
+        )
+        for source, row in metrics["localisation"]["scores"].items()
+    ]
+    head = ("map", "maximum in a box", "share inside the boxes", "share, above the boxes' area")
+    return (
+        f"<h2>Where it looked</h2><p>Maps of {metrics['localisation']['n']} positive films against "
+        "the radiologists' boxes, which were never trained on. <em>area</em> is what a "
+        "uniform map gets, <em>mean box</em> what the training boxes' average place gets, "
+        "<em>random</em> a model that was never trained.</p>" + _table(head, rows)
+    )
+
+
+def _data(metrics: Mapping[str, Any]) -> str:
+    data = metrics["data"]
+    rows = [
+        (name, f"{split['images']:,}", f"{split['patients']:,}", f"{split['positive']:,}")
+        for name, split in data["splits"].items()
+    ]
+    return (
+        f"<h2>Data</h2><p>{_text(data['dataset'])}, split by {_text(data['split_scheme'])}.</p>"
+        + _table(("split", "images", "patients", "positive"), rows)
+    )
+
+
+def _provenance(metrics: Mapping[str, Any]) -> str:
+    rest = dict(metrics["provenance"])
+    config = _table(("", ""), _flatten(rest.pop("config")))
+    return (
+        f"<div class=long>{_table(('', ''), _flatten(rest))}"
+        f"<details><summary>Configuration</summary>{config}</details></div>"
+    )
+
+
+def _shown(figure: Mapping[str, float | None]) -> str:
+    """As in `plots.shown`, with the interval kept on one line."""
+    unbroken = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
+    return shown(figure).replace(" to ", unbroken).replace("-", "\N{MINUS SIGN}")
+
+
+def _picture(pictures: Mapping[str, bytes], name: str, heading: str, alt: str) -> str:
+    if name not in pictures:
+        return ""
+    data = base64.b64encode(pictures[name]).decode()
+    return (
+        f"<figure><h3>{heading}</h3>"
+        f"<img alt='{heading}: {html.escape(alt)}' src='data:image/png;base64,{data}'></figure>"
+    )
+
+
+def _short(figure: Mapping[str, float | None]) -> str:
+    return "undefined" if figure["value"] is None else f"{figure['value']:.2f}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    first = "".join(f"<th scope=col>{_text(cell)}" for cell in head) if any(head) else ""
+    body = "".join(
+        f"<tr><th scope=row>{_text(row[0])}" + "".join(f"<td>{_text(cell)}" for cell in row[1:])
+        for row in rows
+    )
+    return f"<div class=scroll><table>{first and f'<tr>{first}'}{body}</table></div>"
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            rows += _flatten(value, f"{prefix}{name}.")
+        else:
+            rows.append((prefix + name, str(value)))
+    return rows
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))

@@ -1,0 +1,157 @@
+"""A checkpoint on a split: exact predictions, then figures, maps and the report."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from cbam_flax import checkpoint
+from cbam_flax.evaluate import analysis, bootstrap, calibration, localisation, pictures, report
+from cbam_flax.evaluate import folder as evaluation_folder
+from cbam_flax.evaluate.predict_split import Predictions, predict_split, with_known_patients
+from cbam_flax.input_pipeline import Split, load_split
+from data_prep.cli import UserError
+
+EXPLAINED = 100  # positive films whose maps are scored against their boxes
+
+
+def evaluate_workdir(
+    workdir: str,
+    split: str = "test",
+    *,
+    data_dir: str | None = None,
+    dataset: str | None = None,
+    step: int | None = None,
+    name: str | None = None,
+    criterion: str | None = None,
+    prevalences: Sequence[float] = analysis.PREVALENCES,
+    resamples: int = bootstrap.RESAMPLES,
+    explained: int = EXPLAINED,
+    batch_size: int | None = None,
+) -> dict[str, Any]:
+    """Evaluates a checkpoint of a run and writes its evaluation folder.
+
+    Args:
+        data_dir, dataset: other prepared data than the run's own: external validation.
+        step: of the checkpoint; by default the best by validation AUROC.
+        name: of the folder; by default the split, with the data set before it where external.
+        criterion: of the operating point (see `calibration.fit`); by default what
+            calibration.json of this step has, else youden.
+        explained: films whose maps are scored against their boxes; 0 leaves all maps out.
+
+    Returns:
+        What metrics.json holds; nothing on other processes than the first.
+
+    Raises:
+        UserError: no such run, checkpoint or data, or data other than what the run was trained on.
+    """
+    from etils import epath
+
+    if criterion:
+        calibration.parse_criterion(criterion)  # refused before anything is computed
+    folder = epath.Path(workdir)
+    restored = checkpoint.load_for_inference(workdir, step)
+    config = restored.config
+    own = (config.data_dir, config.dataset)
+    given = (data_dir or config.data_dir, dataset or config.dataset)
+    judged = load_split(*given, config.image_size, split)
+    external = not _trained_on(restored, judged)
+    load_own = functools.partial(_load_own, restored, *(own if external else given))
+    if given == own:
+        judged = load_own(split)
+    batch_size = batch_size or config.evaluate.batch_size
+    predict = functools.partial(
+        predict_split, restored.model, restored.variables, batch_size=batch_size
+    )
+    fitted = _calibration(folder, restored, criterion, lambda: predict(load_own("validation")))
+    predictions = predict(judged)
+    predictions["probability"] = fitted.probability(predictions["logit"])
+    if jax.process_index() != 0:
+        return {}
+
+    try:
+        train = load_own("train")
+    except UserError:  # external validation where the training data are not at hand
+        train = None
+    metrics = {
+        "schema": 1,
+        "dataset": judged.manifest["dataset"],
+        "split": split,
+        "external": external,
+        "name": name or (f"{judged.manifest['dataset'].replace('/', '-')}-" * external + split),
+        **analysis.analyse(
+            predictions,
+            fitted,
+            with_known_patients(train.columns) if train else None,
+            prevalences=prevalences,
+            resamples=resamples,
+        ),
+        "localisation": localisation.localise(
+            restored.model,
+            restored.variables,
+            with_known_patients(judged.columns),
+            judged.images,
+            train.columns["boxes"] if train else None,
+            explained,
+            resamples,
+        ),
+        "calibration": dataclasses.asdict(fitted),
+        "data": {key: judged.manifest[key] for key in ("dataset", "split_scheme", "splits")},
+        "provenance": evaluation_folder.provenance(restored, judged),
+    }
+    metrics["warnings"] = analysis.warnings(metrics)
+    drawn = pictures.draw(metrics, predictions, judged, restored, folder, with_films=explained > 0)
+    page = report.render(metrics, drawn)
+    place = folder / "evaluation" / metrics["name"]
+    evaluation_folder.write(place, metrics, predictions, drawn, page)
+    pictures.write_to_tensorboard(folder / "tensorboard", restored.step, metrics["name"], drawn)
+    return metrics
+
+
+def _trained_on(restored: checkpoint.Restored, split: Split) -> bool:
+    """Whether the split is of the data set, as prepared, that the run was trained on."""
+    there = split.manifest["splits"]
+    return all(
+        there.get(name, {}).get("content_sha256") == content
+        for name, content in restored.fingerprint.items()
+    )
+
+
+def _load_own(restored: checkpoint.Restored, data_dir: str, dataset: str, split: str) -> Split:
+    """A split of the data that the run was trained on.
+
+    Raises:
+        UserError: there are other data, or none, in their place.
+    """
+    found = load_split(data_dir, dataset, restored.config.image_size, split)
+    if not _trained_on(restored, found):
+        raise UserError(
+            f"{data_dir} no longer holds the data that the run was trained on; "
+            f"prepare them again as they were"
+        )
+    return found
+
+
+def _calibration(
+    folder: Any,
+    restored: checkpoint.Restored,
+    criterion: str | None,
+    validation: Callable[[], Predictions],
+) -> calibration.Calibration:
+    """WORKDIR/calibration.json where it is of this step and criterion, else fitted now.
+
+    Args:
+        validation: () -> predictions of the run's validation split, called only where needed.
+    """
+    path = folder / "calibration.json"
+    there = calibration.read(path)
+    if there and there.step == restored.step and criterion in (None, there.criterion):
+        return there
+    fitted = calibration.fit(
+        validation(), criterion or "youden", step=restored.step, split="validation"
+    )
+    if jax.process_index() == 0:
+        fitted.write(path)
+    return fitted

@@ -1,0 +1,194 @@
+"""The figures of a binary classifier, for the data as they are and for weighted images.
+
+scikit-learn gives the figures themselves; the weighted forms, which work on many resamples at
+once, are what the bootstrap needs. Everything is float64.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import sklearn.metrics
+from numpy.typing import ArrayLike
+
+from cbam_flax.evaluate import bootstrap
+from cbam_flax.evaluate.bootstrap import Interval, Statistic, Weights
+
+ECE_BINS = 15
+
+
+def figures(label: np.ndarray, probability: np.ndarray, threshold: float) -> dict[str, float]:
+    """The usual figures of probabilities (n,) against labels (n,) in {0, 1}.
+
+    An image is called positive where `probability >= threshold`. A figure that the data leave
+    undefined (AUROC of one class, PPV without a positive call) is nan.
+    """
+    label = np.asarray(label, np.int64)
+    probability = np.asarray(probability, np.float64)
+    both_classes = 0 < label.sum() < label.size
+    called = (probability >= threshold).astype(np.int64)
+    tn, fp, fn, tp = sklearn.metrics.confusion_matrix(label, called, labels=[0, 1]).ravel()
+    return {
+        "auroc": sklearn.metrics.roc_auc_score(label, probability) if both_classes else np.nan,
+        "average_precision": (
+            sklearn.metrics.average_precision_score(label, probability) if label.any() else np.nan
+        ),
+        "brier": np.mean((probability - label) ** 2) if label.size else np.nan,
+        "log_loss": (
+            sklearn.metrics.log_loss(label, probability, labels=[0, 1]) if label.size else np.nan
+        ),
+        "ece": expected_calibration_error(label, probability),
+        "sensitivity": _ratio(tp, tp + fn),
+        "specificity": _ratio(tn, tn + fp),
+        "ppv": _ratio(tp, tp + fp),
+        "npv": _ratio(tn, tn + fn),
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+        "accuracy": _ratio(tp + tn, label.size),
+    }
+
+
+def expected_calibration_error(label: np.ndarray, probability: np.ndarray) -> float:
+    """Mean |observed - predicted| over 15 equal-width bins (Guo et al. 2017, equation 3)."""
+    gap = np.bincount(_bins(probability), weights=probability - label, minlength=ECE_BINS)
+    return _ratio(np.abs(gap).sum(), label.size)
+
+
+def figures_statistic(label: np.ndarray, probability: np.ndarray, threshold: float) -> Statistic:
+    """`figures` as a statistic of weights (r, n); equal to scikit-learn's `sample_weight`."""
+    curve = curve_statistic(label, probability)
+    called = probability >= threshold
+    clipped = np.clip(probability, np.finfo(float).eps, 1 - np.finfo(float).eps)
+    sums_of = np.stack(
+        [
+            label * called,
+            (1 - label) * called,
+            label * ~called,
+            (1 - label) * ~called,
+            (probability - label) ** 2,
+            -np.where(label == 1, np.log(clipped), np.log1p(-clipped)),
+        ],
+        axis=1,
+    )
+    gap_by_bin = np.eye(ECE_BINS)[_bins(probability)] * (probability - label)[:, None]
+
+    def statistic(weights: Weights) -> dict[str, np.ndarray]:
+        tp, fp, fn, tn, squares, logs = (weights @ sums_of).T
+        total = weights.sum(axis=1)
+        true, false = curve(weights)
+        found = np.diff(true, axis=1, prepend=0) * _ratio(true, true + false)
+        return {
+            "auroc": _area(true, false),
+            "average_precision": _ratio(np.nansum(found, axis=1), true[:, -1]),
+            "brier": _ratio(squares, total),
+            "log_loss": _ratio(logs, total),
+            "ece": _ratio(np.abs(weights @ gap_by_bin).sum(axis=1), total),
+            "sensitivity": _ratio(tp, tp + fn),
+            "specificity": _ratio(tn, tn + fp),
+            "ppv": _ratio(tp, tp + fp),
+            "npv": _ratio(tn, tn + fn),
+            "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+            "accuracy": _ratio(tp + tn, total),
+        }
+
+    return statistic
+
+
+def auroc_statistic(label: np.ndarray, scores: Mapping[str, np.ndarray]) -> Statistic:
+    """The AUROC of several scores (n,) of the same images, by name: for paired differences."""
+    curves = {name: curve_statistic(label, score) for name, score in scores.items()}
+    return lambda weights: {name: _area(*curve(weights)) for name, curve in curves.items()}
+
+
+def curve_statistic(
+    label: np.ndarray, probability: np.ndarray
+) -> Callable[[Weights], tuple[np.ndarray, np.ndarray]]:
+    """Weights (r, n) -> weighted true and false positives (r, g), falling over the g distinct
+    scores: sorted once here, then only sums for each resample."""
+    order = np.argsort(-probability, kind="stable")
+    starts = np.flatnonzero(np.diff(probability[order], prepend=np.inf))
+    positive = label[order]
+
+    def curve(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
+        ordered = weights[:, order]
+        called = np.add.reduceat(ordered, starts, axis=1).cumsum(axis=1)
+        true = np.add.reduceat(ordered * positive, starts, axis=1).cumsum(axis=1)
+        return true, called - true
+
+    return curve
+
+
+def figures_with_intervals(
+    label: np.ndarray,
+    probability: np.ndarray,
+    patient_id: np.ndarray,
+    threshold: float,
+    resamples: int = bootstrap.RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Every figure of `figures` with its interval over patients."""
+    samples = bootstrap.resample(
+        figures_statistic(label, probability, threshold), patient_id, resamples, seed
+    )
+    values = figures(label, probability, threshold)
+    # Drawing again adds as much to ECE as the first draw did, so its resamples say how far off
+    # the figure may be, but not to which side: both sides are taken.
+    samples["ece"] = np.append(samples["ece"], np.maximum(0, 2 * values["ece"] - samples["ece"]))
+    patients = patients_behind(label, probability >= threshold, patient_id)
+    found = {}
+    for name, value in values.items():
+        varies = np.any(np.abs(samples[name] - value) > 0)  # and is not undefined
+        if value in (0, 1) and not varies and patients[name]:
+            found[name] = bootstrap.exact_interval(value, patients[name])
+        else:
+            found[name] = bootstrap.interval(value, samples[name], patients[name])
+    return found
+
+
+def patients_behind(
+    label: np.ndarray, called: np.ndarray, patient_id: np.ndarray
+) -> dict[str, int]:
+    """How many patients each figure rests on.
+
+    For the figures that compare the classes it is the smaller class: m positive and m negative
+    patients hold m independent pairs.
+    """
+    count = {
+        "sensitivity": label == 1,
+        "specificity": label == 0,
+        "ppv": called,
+        "npv": ~called,
+    }
+    behind = {name: len(np.unique(patient_id[mask])) for name, mask in count.items()}
+    fewer = min(behind["sensitivity"], behind["specificity"])
+    every = len(np.unique(patient_id))
+    return (
+        behind
+        | dict.fromkeys(("auroc", "average_precision", "f1"), fewer)
+        | dict.fromkeys(("brier", "log_loss", "ece", "accuracy"), every)
+    )
+
+
+def predictive_values(
+    sensitivity: np.ndarray, specificity: np.ndarray, prevalence: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """PPV and NPV by Bayes' rule at another prevalence, sensitivity and specificity unchanged."""
+    found, missed = sensitivity * prevalence, (1 - sensitivity) * prevalence
+    cleared, alarmed = specificity * (1 - prevalence), (1 - specificity) * (1 - prevalence)
+    return _ratio(found, found + alarmed), _ratio(cleared, cleared + missed)
+
+
+def _area(true: np.ndarray, false: np.ndarray) -> np.ndarray:
+    """Area under ROC curves given as counts (r, g) along falling thresholds, by trapezoids."""
+    steps = np.diff(true, axis=1, prepend=0)
+    false_before = false - np.diff(false, axis=1, prepend=0)
+    concordant = (steps * (false[:, -1:] - (false + false_before) / 2)).sum(axis=1)
+    return _ratio(concordant, true[:, -1] * false[:, -1])
+
+
+def _bins(probability: np.ndarray) -> np.ndarray:
+    return np.minimum((np.asarray(probability) * ECE_BINS).astype(np.int64), ECE_BINS - 1)
+
+
+def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.true_divide(numerator, denominator)

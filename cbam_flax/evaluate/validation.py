@@ -1,0 +1,24 @@
+"""The evaluation that training asks for: a few figures of the model as it is at the moment."""
+
+from typing import Any
+
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from cbam_flax.evaluate import bootstrap, statistics
+from cbam_flax.evaluate.predict_split import Predictions, predict_split
+from cbam_flax.input_pipeline import Split
+
+
+def validate(
+    model: nn.Module, variables: dict[str, Any], split: Split, batch_size: int, mesh: Mesh
+) -> dict[str, float]:
+    """The figures of `summarise` on a split; the arguments are those of `predict_split`."""
+    return summarise(predict_split(model, variables, split, batch_size, mesh))
+
+
+def summarise(predictions: Predictions) -> dict[str, float]:
+    """The figures that need no operating point, without intervals: quick, for each validation."""
+    found = statistics.figures(predictions["label"], predictions["probability"], 0.5)
+    names = ("auroc", "average_precision", "log_loss", "brier", "ece")
+    return {name: round(float(found[name]), bootstrap.DECIMALS) for name in names}

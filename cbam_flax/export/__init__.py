@@ -1,0 +1,1 @@
+"""Checkpoint -> inference bundle: StableHLO, ONNX and SavedModel with the same numbers inside."""

@@ -1,0 +1,182 @@
+"""MODEL_CARD.md, generated from the run: nothing in it is typed by hand for one model.
+
+The headings follow Mitchell et al. 2019, "Model Cards for Model Reporting".
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from cbam_flax.export.run_record import Run
+
+FIGURES = {
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "brier": "Brier score",
+    "ece": "expected calibration error",
+}
+INTENDED_USE = """\
+Research on the classification of frontal chest radiographs, and teaching. The answer is a
+probability that a radiologist would mark an opacity that may be pneumonia, with a map of where the
+last attention gate let information through.
+
+**Not for clinical use.** It is not a medical device, was never tested in practice, and must not
+influence the care of a patient."""
+LIMITS = """\
+- Frontal (PA, AP) films of the chest only. Lateral films, other modalities and other body parts are
+  flagged by their DICOM header and get no decision; a header that says nothing cannot be flagged.
+- The labels are readings of films, not diagnoses: no laboratory test, no follow-up.
+- A score holds for films like those of training. Other scanners, hospitals, age groups or shares of
+  ill people need a validation of their own; PPV and NPV change with prevalence even when the
+  model does not.
+- The attention map shows where the gate is open. It is no proof of the reason for a score."""
+SHORTCUTS = """\
+A model can score well by what goes with the disease instead of by the disease. In the RSNA data the
+view alone does it to a degree (AP films are taken of patients too ill to stand); age, sex and pixel
+spacing add a little. The table sets such baselines, which never see the image, beside the model on
+the same films."""
+ATTRIBUTION = """\
+Where these are the films of the RSNA Pneumonia Detection Challenge (2018), credit RSNA and the
+Society of Thoracic Radiology for the annotations (Shih et al. 2019) and the NIH for the films
+(Wang et al. 2017)."""
+NO_METRICS = (
+    "The run has no evaluation of this checkpoint on the test split, so this card can state no "
+    "figure. Run `python -m cbam_flax.evaluate --workdir=... --split=test` and export again."
+)
+
+
+def model_card(run: Run, bundle: dict[str, Any]) -> str:
+    """The card as Markdown.
+
+    Args:
+        run: of which the bundle is made; without test metrics the card says so.
+        bundle: what bundle.json says, with `verification`.
+    """
+    size = bundle["preprocessing"]["image_size"]
+    sections = {
+        "Intended use": INTENDED_USE,
+        "Limits": LIMITS,
+        "Model": _model(run, bundle),
+        "Data and split": _data(run),
+        "Results on the test split": _results(run.metrics) if run.metrics else NO_METRICS,
+        "Calibration and operating point": _operating_point(bundle),
+        "Subgroups": _subgroups(run.metrics) if run.metrics else NO_METRICS,
+        "Known shortcuts": _shortcuts(run.metrics),
+        "Provenance": _provenance(bundle),
+    }
+    title = f"# Model card: CBAM-ResNet for pneumonia on chest radiographs, {size} x {size}\n"
+    return "\n".join([title, *(f"## {name}\n\n{text}\n" for name, text in sections.items())])
+
+
+def _model(run: Run, bundle: dict[str, Any]) -> str:
+    import jax
+
+    config = bundle["config"]["model"]
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(run.restored.variables["params"]))
+    return (
+        f"Preset `{config['preset']}`, attention `{config['attention']}`, pooling "
+        f"`{config['pooling']}`, context `{config['context']}`, head `{config['head']}`, width "
+        f"{config['width']:g}: {parameters:,} parameters. Exported in float32 from the checkpoint "
+        f"after {run.restored.step:,} steps."
+    )
+
+
+def _data(run: Run) -> str:
+    manifest = run.manifest
+    counts, preprocessing = manifest["counts"], manifest["preprocessing"]
+    rows = [
+        (name, split["images"], split["patients"], split["positive"])
+        for name, split in manifest["splits"].items()
+    ]
+    settings = ", ".join(f"{name} {value}" for name, value in preprocessing.items())
+    return (
+        f"`{manifest['dataset']}`: {counts['inputs']:,} inputs, {counts['accepted']:,} accepted, "
+        f"{counts['rejected']:,} refused. Split by **{manifest['split_scheme']}**. "
+        f"Preprocessing: {settings}.\n\n"
+        + _table(("split", "images", "patients", "positive"), rows)
+        + (f"\n\n{ATTRIBUTION}" if manifest["dataset"].startswith("rsna") else "")
+    )
+
+
+def _results(metrics: dict[str, Any]) -> str:
+    rows = [(title, _interval(metrics[name])) for name, title in FIGURES.items() if name in metrics]
+    found = "".join(f"> **{warning}**\n\n" for warning in metrics["warnings"])
+    confusion = ", ".join(f"{name} {count}" for name, count in metrics["confusion"].items())
+    prevalence = [
+        (f"{row['prevalence']:.0%}", _interval(row["ppv"]), _interval(row["npv"]))
+        for row in metrics["at_prevalence"]
+    ]
+    return (
+        f"{found}{metrics['n']:,} images of {metrics['n_patients']:,} patients, "
+        f"{metrics['n_positive']:,} positive. 95 % intervals from a bootstrap over patients.\n\n"
+        + _table(("figure", "value (95 % interval)"), rows)
+        + f"\n\nAt the operating point: {confusion}.\n\n"
+        + _table(("prevalence", "PPV", "NPV"), prevalence)
+    )
+
+
+def _operating_point(bundle: dict[str, Any]) -> str:
+    calibration, point = bundle["calibration"], bundle["operating_point"]
+    return (
+        f"Probability = sigmoid({calibration['scale']:g} x logit + {calibration['bias']:g}), "
+        f"inside every artefact. Positive from {point['threshold']:.4g} on (criterion: "
+        f"{point['criterion']}). Source: {calibration['source']}."
+    )
+
+
+def _subgroups(metrics: dict[str, Any]) -> str:
+    rows = [
+        (
+            f"{row['group']}: {row['member']}" + (" (small)" if row["small"] else ""),
+            row["n"],
+            row["n_positive"],
+            *(_interval(row[name]) for name in ("auroc", "sensitivity", "specificity")),
+        )
+        for row in metrics["subgroups"]
+    ]
+    return _table(("group", "images", "positive", "AUROC", "sensitivity", "specificity"), rows)
+
+
+def _shortcuts(metrics: dict[str, Any] | None) -> str:
+    if not metrics or not metrics["baselines"]:
+        return SHORTCUTS + "\n\nThey were not measured for this run."
+    rows = [
+        (name, _interval(baseline["auroc"]), _interval(baseline["gain"]))
+        for name, baseline in metrics["baselines"].items()
+    ]
+    return SHORTCUTS + "\n\n" + _table(("baseline", "its AUROC", "gain of the model"), rows)
+
+
+def _provenance(bundle: dict[str, Any]) -> str:
+    prints = bundle["fingerprints"]
+    packages = ", ".join(f"{name} {v}" for name, v in prints["code"]["packages"].items())
+    differences = ", ".join(
+        f"{name} {value:.1e}" for name, value in bundle["verification"]["max_difference"].items()
+    )
+    rows = [
+        ("checkpoint", f"step {prints['checkpoint']['step']}, {prints['checkpoint']['sha256']}"),
+        ("config", prints["config"]["sha256"]),
+        *((f"data, {split}", value) for split, value in prints["data"]["content_sha256"].items()),
+        ("code", prints["code"]["sha256"]),
+        ("git commit", prints["code"]["commit"] or "not from a git checkout"),
+        ("packages", packages),
+        ("largest difference from the training code", differences),
+    ]
+    return _table(("what", "SHA-256 or value"), rows)
+
+
+def _interval(figure: dict[str, float | None]) -> str:
+    value, low, high = (figure[name] for name in ("value", "low", "high"))
+    if value is None:
+        return "undefined"
+    return f"{value:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

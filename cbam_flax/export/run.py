@@ -1,0 +1,170 @@
+"""Checkpoint -> inference bundle: StableHLO, ONNX and SavedModel with the same numbers inside."""
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from cbam_flax.checkpoint import load_for_inference
+from cbam_flax.export import artefacts
+from cbam_flax.export.model_card import model_card
+from cbam_flax.export.run_record import describe, read_run
+from cbam_flax.models import CBAMResNet, attention_maps, create_model
+from cbam_flax.predict import bundle as bundle_lib
+from cbam_flax.predict import runtimes
+from data_prep import cli
+
+TOLERANCE = 1e-4  # the largest difference from the training code that an artefact may show
+
+
+def export_workdir(workdir: str, out: pathlib.Path, step: int | None = None) -> dict[str, Any]:
+    """Writes the best checkpoint of a run, or that of `step`, as the bundle `out`.
+
+    Returns:
+        What bundle.json says.
+
+    Raises:
+        UserError: no such run or checkpoint, a folder that holds something else, or an artefact
+            that does not give the training code's numbers.
+    """
+    with bundle_lib.whole_folder(out, "bundle.json") as draft:
+        restored = load_for_inference(workdir, step)
+        run = read_run(workdir, restored)
+        description = describe(run)
+        model = create_model(restored.config.model.to_dict() | {"dtype": "float32"}, platform="any")
+        card = functools.partial(model_card, run)
+        return write_bundle(draft, model, restored.variables, description, card)
+
+
+def check_images(image_size: int, count: int = 5) -> np.ndarray:
+    """The fixed images on which artefacts are compared: float32 (count, S, S, 1) in [0, 1].
+
+    Noise of halving wavelength and amplitude, so that every layer sees structure at its scale.
+    """
+    rng = np.random.default_rng(0)
+    images = np.zeros((count, image_size, image_size), np.float32)
+    for octave in range(1, 7):
+        for image in images:
+            cells = rng.uniform(-1, 1, (2**octave, 2**octave)).astype(np.float32)
+            image += cv2.resize(cells, image.shape, interpolation=cv2.INTER_CUBIC) / 2**octave
+    return np.clip(0.5 + images, 0, 1)[..., None]
+
+
+def training_code(
+    model: CBAMResNet,
+    variables: dict[str, Any],
+    calibration: dict[str, Any],
+    images: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """What evaluation computes for float32 images (B, S, S, 1): the model, and the rest in numpy.
+
+    Apart from `artefacts.inference_function`, so that a mistake there shows as a difference.
+    """
+    logits = np.asarray(jax.jit(model.apply)(variables, images), np.float64)
+    probability = 1 / (1 + np.exp(-(calibration["scale"] * logits + calibration["bias"])))
+    _, maps = jax.jit(functools.partial(attention_maps, model))(variables, images)
+    gate = maps.get("block4", np.zeros((len(images), 1, 1)))
+    return {"probability": probability, "attention": np.asarray(gate)}
+
+
+def verify(
+    folder: pathlib.Path, images: np.ndarray, expected: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """Runs each artefact in a fresh process and returns its largest difference.
+
+    Args:
+        folder: holds the artefacts.
+        images: float32 (B, S, S, 1).
+        expected: what the training code gives for them: `probability` and `attention`.
+
+    Raises:
+        UserError: an artefact does not run, or differs by more than `TOLERANCE`.
+    """
+    differences = {}
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as pool:
+        inputs = pathlib.Path(scratch) / "images.npy"
+        np.save(inputs, images)
+        run = functools.partial(_run_alone, folder, inputs)
+        results = tqdm(pool.map(run, bundle_lib.ARTEFACTS), "verifying", 3, unit="artefact")
+        for name, outputs in zip(bundle_lib.ARTEFACTS.values(), results, strict=True):
+            difference = max(float(np.abs(outputs[key] - expected[key]).max()) for key in expected)
+            # Written so that a NaN fails too.
+            if not difference <= TOLERANCE:
+                raise cli.UserError(
+                    f"{name} differs from the training code by {difference:.2g}, more than "
+                    f"{TOLERANCE:g}; nothing was exported"
+                )
+            differences[name] = difference
+    return differences
+
+
+def _run_alone(folder: pathlib.Path, inputs: pathlib.Path, runtime: str) -> dict[str, np.ndarray]:
+    """The outputs of one artefact, from a process that can import nothing of this project."""
+    name = bundle_lib.ARTEFACTS[runtime]
+    outputs = inputs.with_name(f"{runtime}.npz")
+    process = subprocess.run(
+        [
+            *(sys.executable, "-P", runtimes.__file__),
+            *(runtime, str(folder / name), str(inputs), str(outputs)),
+        ],
+        # On the CPU, as the expected values: platforms differ more in rounding than artefacts do.
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    if process.returncode:
+        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        raise cli.UserError(f"{name} was written but does not run: {last}")
+    with np.load(outputs) as arrays:
+        return dict(arrays)
+
+
+def write_bundle(
+    folder: pathlib.Path,
+    model: CBAMResNet,
+    variables: dict[str, Any],
+    description: dict[str, Any],
+    card: Callable[[dict[str, Any]], str],
+) -> dict[str, Any]:
+    """Fills an empty folder with a whole, verified bundle and returns what bundle.json says.
+
+    Args:
+        folder: an existing empty folder.
+        model: computes in float32, so that every runtime rounds alike.
+        variables: `params` and `batch_stats`.
+        description: bundle.json without `verification` and `files`, which are added here.
+        card: makes the text of MODEL_CARD.md from the verified description.
+
+    Raises:
+        UserError: an artefact does not give the training code's numbers.
+    """
+    calibration = description["calibration"]
+    image_size = description["preprocessing"]["image_size"]
+    infer = artefacts.inference_function(model, variables, calibration)
+    artefacts.write(folder, infer, image_size)
+    images = check_images(image_size)
+    expected = training_code(model, variables, calibration, images)
+    description |= {
+        "verification": {
+            "tolerance": TOLERANCE,
+            "images": len(images),
+            "jax": jax.__version__,
+            "max_difference": verify(folder, images, expected),
+        }
+    }
+    (folder / "MODEL_CARD.md").write_text(card(description), encoding="utf-8")
+    description |= {"files": bundle_lib.describe_files(folder)}
+    text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    (folder / "bundle.json").write_text(text, encoding="utf-8")
+    return description

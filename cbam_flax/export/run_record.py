@@ -1,0 +1,140 @@
+"""What a finished run says about itself, gathered for its bundle and its model card."""
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from cbam_flax import provenance
+from cbam_flax.evaluate import calibration
+from cbam_flax.predict.bundle import SCHEMA
+from data_prep.cli import UserError
+
+if TYPE_CHECKING:
+    from cbam_flax.checkpoint import Restored
+
+LABELS = ("no pneumonia", "pneumonia")
+# What the training films are; predict flags a header that says something else.
+SCOPE = {
+    "modalities": ["CR", "DX"],
+    "body_parts": ["CHEST", "THORAX", "LUNG"],
+    "views": ["PA", "AP"],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A restored checkpoint with what lies beside it; what was not found is None."""
+
+    restored: "Restored"
+    calibration: dict[str, Any]
+    manifest: dict[str, Any]
+    metrics: dict[str, Any] | None  # of this very checkpoint on the test split
+
+
+def read_run(workdir: str, restored: "Restored") -> Run:
+    """Reads calibration, the data's manifest and the test metrics; `workdir` may be gs://.
+
+    Raises:
+        UserError: the prepared data, which say how images were made, are not where the config says.
+    """
+    from etils import epath
+
+    from cbam_flax.input_pipeline import record_dir
+
+    folder = epath.Path(workdir)
+    config = restored.config
+    records = record_dir(config.data_dir, config.dataset, config.image_size)
+    metrics = _read_json(folder / "evaluation" / "test" / "metrics.json")
+    if metrics and metrics["provenance"]["checkpoint_step"] != restored.step:
+        metrics = None
+    return Run(
+        restored=restored,
+        calibration=read_calibration(folder / "calibration.json", restored.step),
+        manifest=json.loads((records / "manifest.json").read_text()),
+        metrics=metrics,
+    )
+
+
+def read_calibration(path: Any, step: int) -> dict[str, Any]:
+    """Scale, bias and threshold with where they come from.
+
+    Without a file, or with one that was fitted to another checkpoint, the identity and 0.5.
+    """
+    fitted = calibration.read(path)
+    if fitted and fitted.step == step:
+        return {
+            "scale": fitted.scale,
+            "bias": fitted.bias,
+            "threshold": fitted.threshold,
+            "criterion": fitted.criterion,
+            "source": f"fitted on {fitted.n:,} images of the {fitted.split} split",
+        }
+    why = (
+        f"calibration.json is of step {fitted.step}, not of step {step}"
+        if fitted
+        else "the run has no calibration.json, which cbam_flax.evaluate writes"
+    )
+    identity = {"scale": 1.0, "bias": 0.0, "threshold": 0.5, "criterion": "fixed"}
+    return identity | {"source": f"not calibrated: {why}"}
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """bundle.json, but for what is only known once the artefacts are written."""
+    config = run.restored.config.to_dict()
+    config.pop("data_dir")  # a path of the training machine, of use to nobody else
+    preprocessing = run.manifest["preprocessing"]
+    size = preprocessing["image_size"]
+    fitted = run.calibration
+    return {
+        "schema": SCHEMA,
+        "intended_use": "research only, not for clinical use",
+        "labels": list(LABELS),
+        "input": {
+            "name": "images",
+            "shape": ["batch", size, size, 1],
+            "dtype": "float32",
+            "range": [0, 1],
+            "scaling": "uint8 grey levels / 255, black background",
+        },
+        "outputs": {
+            "probability": {
+                "shape": ["batch"],
+                "dtype": "float32",
+                "meaning": f"calibrated probability of {LABELS[1]}",
+            },
+            "attention": {
+                "shape": ["batch", "height", "width"],
+                "dtype": "float32",
+                "meaning": "spatial gate of the last block in [0, 1]; 1 x 1 zeros without a gate",
+            },
+        },
+        "preprocessing": preprocessing,
+        "calibration": {
+            "formula": "probability = sigmoid(scale * logit + bias), inside every artefact",
+            **{key: fitted[key] for key in ("scale", "bias", "source")},
+        },
+        "operating_point": {key: fitted[key] for key in ("threshold", "criterion", "source")},
+        "scope": SCOPE,
+        "fingerprints": {
+            "checkpoint": {
+                "step": run.restored.step,
+                "sha256": provenance.variables_sha256(run.restored.variables),
+            },
+            "config": {"sha256": provenance.sha256_of_json(config)},
+            "data": {
+                "dataset": run.manifest.get("dataset"),
+                "content_sha256": run.restored.fingerprint,
+            },
+            "code": provenance.code_fingerprint(),
+        },
+        "config": config,
+    }
+
+
+def _read_json(path: Any) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); write it again") from error

@@ -1,0 +1,69 @@
+"""python -m cbam_flax.predict: files and folders of films -> predictions.csv and rejected.csv."""
+
+import argparse
+import pathlib
+
+from cbam_flax.predict import RUNTIMES, Predictor, dicom_output, reader
+from cbam_flax.predict.bundle import whole_folder
+from cbam_flax.predict.score_files import score_files
+from data_prep import cli
+
+EXAMPLE = """example:
+  python -m cbam_flax.predict --bundle=runs/rsna_bundle --out=answers film.dcm folder_of_films/
+
+exit status:
+  0  at least one file was scored; the refused ones are in rejected.csv
+  1  every file was refused; rejected.csv says why
+  2  wrong use, such as a path that does not exist; nothing was written"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m cbam_flax.predict",
+        description="Scores raw DICOM radiographs with an exported bundle. Not for clinical use.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paths", metavar="PATH", nargs="+", type=pathlib.Path)
+    parser.add_argument("--bundle", type=pathlib.Path, required=True, help="from cbam_flax.export")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the answers")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="jax")
+    parser.add_argument("--overlays", action="store_true", help="write a PNG of each film")
+    parser.add_argument(
+        "--dicom_output",
+        action="store_true",
+        help="write a Secondary Capture and a Structured Report of each film (needs highdicom)",
+    )
+    parser.add_argument("--batch_size", type=int, default=8, help="films at once (8)")
+    parser.add_argument(
+        "--workers", type=int, default=cli.cores(), help="decoding processes (all cores)"
+    )
+    arguments = parser.parse_args()
+    for name, least in (("batch_size", 1), ("workers", 0)):
+        if (value := getattr(arguments, name)) < least:
+            raise cli.UserError(f"--{name} is {value}; it must be at least {least}")
+
+    if arguments.dicom_output:
+        dicom_output.require_highdicom()
+    sources = reader.find_files(arguments.paths, skip=arguments.out)
+    with whole_folder(arguments.out, "predictions.csv") as draft:
+        predictor = Predictor.load(arguments.bundle, arguments.runtime, arguments.batch_size)
+        summary = score_files(
+            predictor,
+            sources,
+            draft,
+            workers=arguments.workers,
+            overlays=arguments.overlays,
+            dicom=arguments.dicom_output,
+        )
+    if summary.without_dicom:
+        print(
+            f"no DICOM output for {summary.without_dicom} of the scored films: they have no valid "
+            f"study, series and instance UID to refer to"
+        )
+    print(f"{summary.scored} scored, {summary.refused} refused: {arguments.out}")
+    return 0 if summary.scored else 1
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,107 @@
+"""A loaded bundle as a function: films or arrays in, calibrated probabilities out."""
+
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from cbam_flax.predict import reader, runtimes
+from cbam_flax.predict.bundle import artefact_path, read_bundle
+from data_prep import cli
+
+RUNTIMES = ("jax", "onnx")
+
+
+class Predictor:
+    """A loaded bundle.
+
+    Attributes:
+        bundle: what bundle.json says.
+    """
+
+    def __init__(
+        self, bundle: dict[str, Any], function: runtimes.Function, batch_size: int
+    ) -> None:
+        self.bundle = bundle
+        self.batch_size = batch_size
+        self._function = function
+
+    @classmethod
+    def load(
+        cls, bundle: str | os.PathLike[str], runtime: str = "jax", batch_size: int = 8
+    ) -> "Predictor":
+        """Loads a bundle for one runtime, "jax" or "onnx".
+
+        Args:
+            batch_size: the most images that go through the model at once.
+
+        Raises:
+            UserError: no bundle, one of another schema version or a damaged one, or the runtime is
+                unknown or not installed.
+        """
+        if runtime not in RUNTIMES:
+            raise cli.UserError(f"the runtime {runtime!r} is none of {', '.join(RUNTIMES)}")
+        folder = pathlib.Path(bundle)
+        description = read_bundle(folder)
+        path = artefact_path(folder, description, runtime)
+        try:
+            function = runtimes.LOADERS[runtime](path)
+        except ModuleNotFoundError as error:
+            raise cli.UserError(
+                f"--runtime={runtime} needs the package {error.name}; install it, "
+                f"or choose the other of jax and onnx"
+            ) from error
+        return cls(description, function, batch_size)
+
+    def predict(self, inputs: Any) -> np.ndarray:
+        """Calibrated probabilities of the positive label.
+
+        Args:
+            inputs: a path, an H x W array (uint8 or uint16, black background, the full range of its
+                type), or a list of either.
+
+        Returns:
+            float32 (N,), in the order of the inputs; N = 1 for a single one.
+
+        Raises:
+            DicomRefusal: a file is no usable radiograph; the command refuses it and goes on.
+            ValueError: an array of another shape or type.
+        """
+        single = isinstance(inputs, str | os.PathLike | np.ndarray)
+        items = [inputs] if single else list(inputs)
+        squares = reader.map_ahead(
+            self._square, items, workers=cli.cores(), ahead=2 * self.batch_size
+        )
+        size = min(self.batch_size, _power_of_two(len(items)))
+        chunks = [
+            self.run(np.stack(chunk), size)["probability"]
+            for chunk in reader.batches(squares, size)
+        ]
+        return np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+
+    def run(self, squares: np.ndarray, size: int | None = None) -> dict[str, np.ndarray]:
+        """uint8 (N, S, S) -> `probability` float32 (N,) and `attention` float32 (N, h, w).
+
+        Args:
+            size: the batch is filled up to it with black, so that one compiled size serves all.
+        """
+        count = len(squares)
+        images = np.zeros((size or count, *squares.shape[1:], 1), np.float32)
+        images[:count, ..., 0] = squares / np.float32(255)
+        return {name: value[:count] for name, value in self._function(images).items()}
+
+    def _square(self, item: Any) -> np.ndarray:
+        settings = self.bundle["preprocessing"]
+        image = item if isinstance(item, np.ndarray) else reader.decode(item, settings).image
+        if image.ndim != 2 or image.dtype not in (np.uint8, np.uint16):
+            raise ValueError(
+                f"an image must be H x W uint8 or uint16, not {image.shape} {image.dtype}; "
+                f"give several as a list"
+            )
+        return reader.fit(image, settings)[0]
+
+
+def _power_of_two(count: int) -> int:
+    """The smallest power of two that is at least `count`, so that few sizes are ever compiled."""
+    return 1 << max(count - 1, 0).bit_length()

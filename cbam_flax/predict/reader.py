@@ -1,0 +1,206 @@
+"""Files and folders -> decoded films, while the model is busy with those before.
+
+How a film is decoded and fitted is said by `preprocessing` of bundle.json; the code that does it is
+the code that made the training data.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import itertools
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+
+from cbam_flax.predict.overlay import scale_to_panel
+from data_prep.cli import UserError
+from data_prep.dicom import REFUSAL_CODES, DicomRefusal, Radiograph, read_radiograph
+from data_prep.resize import Placement, fit_image
+from data_prep.workers import Lost, run_tasks
+
+MAX_NAME = 200  # bytes; file systems allow 255, of which results add a few
+
+cv2.setNumThreads(1)  # the workers are the parallelism
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One file to read: where it stands in the call, its name, its path.
+
+    The name is unique in the call: the file's stem, and more only where that is not enough.
+    """
+
+    index: int
+    image_id: str
+    path: pathlib.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Film:
+    """A decoded file on its way to the model.
+
+    Attributes:
+        header: as `data_prep.dicom.read_radiograph` gives it.
+        square: uint8 (S, S), what the model sees.
+        panel: uint8, the film with a longer side of 768 pixels; None where no picture is wanted.
+        box: float (4,), where the film lies in the square, as fractions ymin, xmin, ymax, xmax.
+    """
+
+    source: Source
+    header: dict[str, Any]
+    square: np.ndarray
+    panel: np.ndarray | None
+    box: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    """A file that is not used, and why."""
+
+    source: Source
+    refusal: DicomRefusal
+
+
+def decode(path: str | os.PathLike[str], preprocessing: dict[str, Any]) -> Radiograph:
+    """The film of one DICOM file. Raises `DicomRefusal`."""
+    return read_radiograph(path, voi=preprocessing["voi"])
+
+
+def fit(image: np.ndarray, preprocessing: dict[str, Any]) -> tuple[np.ndarray, Placement]:
+    """H x W uint8 or uint16 -> uint8 (S, S), and where the image lies in it."""
+    return fit_image(
+        image,
+        preprocessing["image_size"],
+        preprocessing["aspect"],
+        preprocessing["interpolation"],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a worker process is given."""
+
+    source: Source
+    preprocessing: dict[str, Any]
+    with_panel: bool
+
+
+def read_film(task: Task) -> Film | Refused:
+    """Reads one file; a refusal is returned, so that it stops nothing else."""
+    try:
+        radiograph = decode(task.source.path, task.preprocessing)
+    except DicomRefusal as refusal:
+        return Refused(task.source, refusal)
+    image = radiograph.image
+    square, placement = fit(image, task.preprocessing)
+    return Film(
+        task.source,
+        radiograph.header,
+        square,
+        scale_to_panel(image) if task.with_panel else None,
+        placement.forward_boxes(np.array([[0, 0, *image.shape]]))[0],
+    )
+
+
+def read_films(tasks: list[Task], workers: int) -> Iterator[Film | Refused]:
+    """Every task's result, as they get done.
+
+    Files that hang, crash or exhaust the decoder cost their worker process, not the others. A
+    single file has no others, and is read here, which saves starting a process.
+
+    Args:
+        workers: processes; 0 reads all files in this one.
+    """
+    workers = min(workers, len(tasks)) if len(tasks) > 1 else 0
+    for task, result in run_tasks(read_film, tasks, workers=workers):
+        if isinstance(result, Lost):
+            yield Refused(task.source, DicomRefusal(result.code, REFUSAL_CODES[result.code]))
+        else:
+            yield result
+
+
+def find_files(paths: Iterable[pathlib.Path], skip: pathlib.Path) -> list[Source]:
+    """Files as given and, below folders, every file whose name does not start with a dot; sorted.
+
+    DICOM files often have no extension, so the content decides later. A file that is named twice
+    is taken once.
+
+    Args:
+        paths: files and folders.
+        skip: a folder that is left out, because results are written there.
+
+    Raises:
+        UserError: a path does not exist, or there is no file at all.
+    """
+    found: dict[pathlib.Path, pathlib.Path] = {}
+    paths = list(paths)
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist; give DICOM files or folders of them")
+        if not path.is_dir() and not path.is_file():
+            raise UserError(f"{path} is neither a file nor a folder; give DICOM files")
+        for file in sorted(_walk(path, skip)) if path.is_dir() else [path]:
+            found.setdefault(file.resolve(), file)
+    if not found:
+        raise UserError(f"there is no file in {', '.join(map(str, paths))}")
+    stems = collections.Counter(file.stem for file in found.values())
+    return [
+        Source(index, _name(file, is_unique=stems[file.stem] == 1), file)
+        for index, file in enumerate(found.values())
+    ]
+
+
+def _name(path: pathlib.Path, is_unique: bool) -> str:
+    """The stem; with a hash of the path where it is not unique or too long to be lengthened."""
+    if is_unique and len(os.fsencode(path.stem)) <= MAX_NAME:
+        return path.stem
+    short = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    return f"{path.stem[: MAX_NAME // 4]}-{short}"
+
+
+def _walk(folder: pathlib.Path, skip: pathlib.Path) -> Iterator[pathlib.Path]:
+    for parent, folders, files in os.walk(folder):
+        here = pathlib.Path(parent)
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and (here / name).resolve() != skip.resolve()
+        ]
+        paths = (here / name for name in files if not name.startswith("."))
+        # Pipes and sockets would be waited for; a link to nowhere is read, and refused by name.
+        yield from (path for path in paths if path.is_file() or path.is_symlink())
+
+
+def map_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, ahead: int
+) -> Iterator[Result]:
+    """`map(function, items)` in order, in threads, never more than `ahead` results in advance.
+
+    Threads suffice for what runs in C code and lets go of the interpreter lock: decoding, models.
+    """
+    queue: collections.deque = collections.deque()
+    remaining = iter(items)
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            queue.extend(pool.submit(function, item) for item in itertools.islice(remaining, ahead))
+            while queue:
+                result = queue.popleft().result()
+                queue.extend(pool.submit(function, item) for item in itertools.islice(remaining, 1))
+                yield result
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of `size` items; the last may be shorter."""
+    remaining = iter(items)
+    while batch := list(itertools.islice(remaining, size)):
+        yield batch

@@ -1,0 +1,102 @@
+"""Many files through a bundle: read, scored, answered, refused, all at the same time."""
+
+import csv
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from cbam_flax.predict import reader, results
+from cbam_flax.predict.predictor import Predictor
+from cbam_flax.predict.scope import out_of_scope
+
+REJECTED_COLUMNS = ("file", "code", "message")
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """How many files were scored and refused, and how many had no identifiers for DICOM output."""
+
+    scored: int
+    refused: int
+    without_dicom: int
+
+
+def score_files(
+    predictor: Predictor,
+    sources: Sequence[reader.Source],
+    out: pathlib.Path,
+    *,
+    workers: int,
+    overlays: bool = False,
+    dicom: bool = False,
+) -> Summary:
+    """Scores every readable file and writes what was asked for into the folder `out`.
+
+    While the model runs on a batch, the next one is decoded in other processes and the answers to
+    the previous one are written.
+    """
+    from tqdm import tqdm
+
+    wanted = {"overlays": overlays, "dicom": dicom}
+    folders = {name: out / name for name in wanted if wanted[name]}
+    for folder in folders.values():
+        folder.mkdir()
+    size = min(predictor.batch_size, len(sources))
+    preprocessing = predictor.bundle["preprocessing"]
+    tasks = [reader.Task(source, preprocessing, bool(folders)) for source in sources]
+    batches = reader.batches(reader.read_films(tasks, workers), size)
+    score = functools.partial(score_batch, predictor, size)
+    write = functools.partial(
+        results.write_pictures,
+        bundle=predictor.bundle,
+        overlays=folders.get("overlays"),
+        dicom=folders.get("dicom"),
+    )
+    scored, refused, without_dicom = {}, {}, 0  # lines by the file's place in the call
+    with (
+        ThreadPoolExecutor(max(workers, 1)) as pool,
+        tqdm(total=len(sources), desc="predicting", unit="film") as progress,
+    ):
+        for found, rejected in reader.map_ahead(score, batches, workers=1, ahead=2):
+            for answer in found:
+                scored[answer.film.source.index] = results.row(answer, predictor.bundle)
+            for item in rejected:
+                line = (item.source.path, item.refusal.code, item.refusal.message)
+                refused[item.source.index] = line
+            if folders:
+                without_dicom += list(pool.map(write, found)).count(False)
+            progress.update(len(found) + len(rejected))
+    _write_csv(out / "predictions.csv", results.COLUMNS, scored)
+    _write_csv(out / "rejected.csv", REJECTED_COLUMNS, refused)
+    return Summary(len(scored), len(refused), without_dicom)
+
+
+def score_batch(
+    predictor: Predictor, size: int, batch: Sequence[reader.Film | reader.Refused]
+) -> tuple[list[results.Answer], list[reader.Refused]]:
+    """The model's answers to the films of a batch of at most `size`, and the refusals in it."""
+    films = [item for item in batch if isinstance(item, reader.Film)]
+    refused = [item for item in batch if isinstance(item, reader.Refused)]
+    if not films:
+        return [], refused
+    outputs = predictor.run(np.stack([film.square for film in films]), size)
+    scope = predictor.bundle["scope"]
+    return [
+        results.Answer(film, out_of_scope(film.header, scope), float(probability), attention)
+        for film, probability, attention in zip(
+            films, outputs["probability"], outputs["attention"], strict=True
+        )
+    ], refused
+
+
+def _write_csv(path: pathlib.Path, columns: Sequence[str], lines: dict[int, Any]) -> None:
+    # A path that is not UTF-8 is written with the bytes that it has.
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(line for _, line in sorted(lines.items()))

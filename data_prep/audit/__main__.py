@@ -1,0 +1,64 @@
+"""What leaks between splits, and what the confounders alone predict, before any training."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from data_prep import cli
+
+EXAMPLE = """example:
+  python -m data_prep.audit --raw=rsna --mapping=download --out=audit.json
+
+The folder of images may be missing; then near-duplicates are not looked for, and view, sex, age
+and pixel spacing come from --metadata alone: a CSV file with the columns patientId, ViewPosition,
+PatientSex, PatientAge and PixelSpacing."""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.audit",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--raw", required=True, help="the challenge's folder")
+    add("--mapping", required=True, help="the mapping to patients: its file, or 'download'")
+    add("--metadata", help="a CSV file of header values, used instead of the films' own")
+    add("--out", required=True, type=Path, help="the JSON file to write")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="decoding processes")
+    add("--draws", type=int, default=100, help="random splits, and bootstraps (default 100)")
+    args = parser.parse_args()
+    if args.workers < 1 or args.draws < 2:
+        parser.error("--workers must be at least 1 and --draws at least 2")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    from etils import epath
+
+    from data_prep import rsna
+    from data_prep.audit import run
+    from data_prep.audit.inputs import look_at_films, read_metadata, read_table
+    from data_prep.mapping import find_mapping, read_mapping
+
+    raw = epath.Path(args.raw)
+    mapping = find_mapping(args.mapping, os.fspath(args.out.parent))
+    table = read_table(raw, read_mapping(mapping))
+    metadata = read_metadata(epath.Path(args.metadata), table.ids) if args.metadata else None
+    duplicates = None
+    if (raw / rsna.IMAGES).exists():
+        headers, duplicates = look_at_films(raw, table.ids, args.workers)
+        metadata = metadata or headers
+    result = run.audit(table, metadata, duplicates, args.draws)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    draft = args.out.with_name(f"{args.out.name}.tmp")
+    draft.write_text(json.dumps(result, indent=1) + "\n")
+    draft.replace(args.out)
+    print(run.render(result))
+
+
+if __name__ == "__main__":
+    cli.run(main)

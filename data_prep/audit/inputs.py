@@ -1,0 +1,112 @@
+"""What the audit looks at: the tables, the header values, and the films where they are there."""
+
+import dataclasses
+import os
+import sys
+
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from data_prep.audit.near_duplicates import Look, find_pairs, look_at
+from data_prep.cli import UserError
+from data_prep.rsna import Labels, list_images, read_labels, read_rows
+from data_prep.workers import run_tasks
+
+CONFOUNDERS = {
+    "view": "ViewPosition",
+    "sex": "PatientSex",
+    "age": "PatientAge",
+    "spacing": "PixelSpacing",
+}
+
+
+@dataclasses.dataclass
+class Table:
+    """What is known of the images that have labels and a patient, sorted by id.
+
+    Attributes:
+      ids, patients: (images,) names.
+      label: (images,) 0 or 1.
+      rows: (images,) rows in the table of labels.
+      left_out: how many ids the tables contradict themselves about, or the mapping lacks.
+    """
+
+    ids: list[str]
+    patients: list[str]
+    label: np.ndarray
+    rows: np.ndarray
+    left_out: int
+
+
+def read_table(raw: epath.Path, patients: dict[str, str]) -> Table:
+    """The images that are usable.
+
+    Raises:
+      UserError: a table cannot be read, or the mapping is of other images.
+    """
+    labels = read_labels(raw)
+    usable = {
+        image_id: found
+        for image_id, found in sorted(labels.items())
+        if isinstance(found, Labels) and patients.get(image_id)
+    }
+    if len({patients[image_id] for image_id in usable}) < 20:
+        raise UserError(
+            f"{raw} and the mapping have fewer than 20 patients in common; give the mapping that "
+            "belongs to these tables"
+        )
+    return Table(
+        ids=list(usable),
+        patients=[patients[image_id] for image_id in usable],
+        label=np.array([found.target for found in usable.values()]),
+        rows=np.array([found.rows for found in usable.values()]),
+        left_out=len(labels) - len(usable),
+    )
+
+
+def read_metadata(path: epath.Path, ids: list[str]) -> dict[str, dict[str, str]]:
+    """image id -> confounder -> text, from a CSV file that has every id.
+
+    Raises:
+      UserError: it lacks an id or a column.
+    """
+    rows = {row["patientId"]: row for row in read_rows(path, ("patientId", *CONFOUNDERS.values()))}
+    missing = next((image_id for image_id in ids if image_id not in rows), None)
+    if missing:
+        raise UserError(f"{path} has no row for {missing}; give the table of all images")
+    return {
+        image_id: {name: rows[image_id][column] for name, column in CONFOUNDERS.items()}
+        for image_id in ids
+    }
+
+
+def look_at_films(
+    raw: epath.Path, ids: list[str], workers: int
+) -> tuple[dict[str, dict[str, str]], np.ndarray]:
+    """image id -> confounder -> text, from the films; and (pairs, 2) images that look alike."""
+    files = {path.stem: os.fspath(path) for path in list_images(raw)}
+    paths = {files[image_id]: image_id for image_id in ids if image_id in files}
+    looks: dict[str, Look] = {}
+    results = run_tasks(look_at, paths, workers=workers)
+    for path, look in tqdm(results, "films", len(paths), unit="image"):
+        if isinstance(look, Look):
+            looks[paths[path]] = look
+    if len(looks) < len(ids):
+        print(f"warning: {len(ids) - len(looks)} films are missing or refused", file=sys.stderr)
+    place = {image_id: i for i, image_id in enumerate(ids)}
+    seen = sorted(looks)
+    hashes = np.array([looks[image_id].hash for image_id in seen], np.uint64)
+    pairs = find_pairs(hashes.reshape(-1, 4))
+    headers: dict[str, dict[str, str]] = {image_id: {} for image_id in ids} | {
+        image_id: {
+            "view": look.header["view_position"],
+            "sex": look.header["patient_sex"],
+            "age": ""
+            if look.header["patient_age"] is None
+            else f"{look.header['patient_age']:.0f}",
+            "spacing": str(look.header["pixel_spacing"] or ""),
+        }
+        for image_id, look in looks.items()
+    }
+    return headers, np.array([place[image_id] for image_id in seen], int)[pairs]

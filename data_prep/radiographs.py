@@ -1,0 +1,99 @@
+"""What a worker does with one film: read, decode, resize, encode. Imports no TensorFlow."""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from etils import epath
+
+from data_prep.dicom import DicomRefusal, read_radiograph
+from data_prep.resize import fit_image
+from data_prep.rsna import Record
+from data_prep.workers import Lost
+
+cv2.setNumThreads(1)  # the workers are the parallelism
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How a film becomes the image of a record; inference must do the same."""
+
+    image_size: int = 256
+    aspect: str = "letterbox"
+    interpolation: str = "area"
+    voi: str = "first"
+
+
+class Film(NamedTuple):
+    """What became of a film: its line in the manifest, and its record unless it was refused."""
+
+    outcome: dict[str, str]
+    example: dict[str, Any] | None
+
+
+def prepare_film(task: tuple[Record, Preprocessing]) -> Film:
+    """Reads one film and makes its record, whose image is PNG bytes."""
+    record, how = task
+    name = epath.Path(record.path).name
+    try:
+        radiograph = read_radiograph(_local(record.path), voi=how.voi)
+        rows, columns = radiograph.image.shape
+        for ymin, xmin, ymax, xmax in record.boxes:
+            if ymin < 0 or xmin < 0 or ymax > rows or xmax > columns:
+                raise DicomRefusal(
+                    "bad_box",
+                    f"y {ymin:g} to {ymax:g}, x {xmin:g} to {xmax:g} in {rows} x {columns} pixels",
+                )
+    except DicomRefusal as refusal:
+        return Film(rejected(name, refusal), None)
+    square, placement = fit_image(radiograph.image, how.image_size, how.aspect, how.interpolation)
+    header = radiograph.header
+    example = {
+        "image": cv2.imencode(".png", square)[1].tobytes(),
+        "label": record.label,
+        "detailed_class": record.detailed_class,
+        "boxes": placement.forward_boxes(np.array(record.boxes)),
+        "image_id": record.image_id,
+        "patient_id": record.patient_id,
+        "view": header["view_position"],
+        "sex": header["patient_sex"],
+        "age": math.nan if header["patient_age"] is None else header["patient_age"],
+        "spacing": math.nan if header["pixel_spacing"] is None else header["pixel_spacing"],
+    }
+    return Film(accepted(name, record.image_id, record.split), example)
+
+
+def lost_film(task: tuple[Record, Preprocessing], lost: Lost) -> Film:
+    """What is said of a film whose worker was lost."""
+    reason = {
+        "timeout": "decoding it took longer than the limit per file",
+        "crashed": "the process that decoded it crashed",
+    }[lost.code]
+    return Film(rejected(epath.Path(task[0].path).name, DicomRefusal(lost.code, reason)), None)
+
+
+def accepted(file: str, image_id: str, split: str) -> dict[str, str]:
+    """The manifest's line for a record."""
+    return {"file": file, "image_id": image_id, "status": "accepted", "split": split}
+
+
+def rejected(file: str, refusal: DicomRefusal) -> dict[str, str]:
+    """The manifest's line for a refused file."""
+    return {
+        "file": file,
+        "status": "rejected",
+        "code": refusal.code,
+        "message": refusal.message,
+    }
+
+
+def _local(path: str) -> str | bytes:
+    """The path, or the content where the file is not on a file system (gs://)."""
+    if "://" not in path:
+        return path
+    try:
+        return epath.Path(path).read_bytes()
+    except OSError as error:
+        raise DicomRefusal("unreadable", str(error)) from error

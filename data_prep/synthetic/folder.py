@@ -1,0 +1,106 @@
+"""Writes phantom chest films in the layout of the RSNA Pneumonia Detection Challenge (2018).
+
+`stage_2_train_images/<id>.dcm` with the headers of the challenge, the two CSV files with a row per
+box, and the mapping that says which films are of one patient. No file holds data of a person, and
+each says "SYNTHETIC" in its header.
+"""
+
+import csv
+import functools
+import itertools
+import json
+import multiprocessing
+import pathlib
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+
+from tqdm import tqdm
+
+from data_prep.cli import UserError
+from data_prep.synthetic.films import uids_of, write_film
+from data_prep.synthetic.phantom import Box
+from data_prep.synthetic.planning import Plan, plans
+
+MAPPING_FILE = "pneumonia-challenge-dataset-mappings_2018.json"
+_MARK = "SYNTHETIC.json"  # says what made the folder, so that a finished one is not made again
+_VERSION = 1  # of the drawing; raise it when the same seed gives other files
+
+_NIH_NAMES = {
+    "large heart": "Cardiomegaly",
+    "nodule": "Nodule",
+    "effusion": "Effusion",
+    "atelectasis": "Atelectasis",
+}
+
+
+def write(out: pathlib.Path, images: int, seed: int = 0, workers: int = 1) -> None:
+    """Writes `images` films and their tables into the folder `out`, whole or not at all.
+
+    The files depend on `seed` alone, and the first n of them are the same for every `images` >= n.
+    A folder that the same call has written before is left as it is.
+
+    Raises:
+      UserError: `out` holds something else, or a number makes no sense.
+    """
+    if images < 1 or seed < 0 or workers < 1:
+        raise UserError("--images and --workers must be at least 1, and --seed at least 0")
+    made_by = {
+        "made_by": "data_prep.synthetic",
+        "version": _VERSION,
+        "images": images,
+        "seed": seed,
+    }
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if (out / _MARK).is_file() and json.loads((out / _MARK).read_text()) == made_by:
+            print(f"{out} is already there, made by the same call")
+            return
+        raise UserError(f"{out} is not empty: give --out a new folder, or delete that one first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+    chosen = list(itertools.islice(plans(seed), images))
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        folder = pathlib.Path(scratch) / "whole"
+        (folder / "stage_2_train_images").mkdir(parents=True)
+        draw = functools.partial(write_film, folder / "stage_2_train_images", seed)
+        progress = functools.partial(tqdm, total=images, desc="drawing films", unit="film")
+        if workers == 1:
+            boxes = list(progress(map(draw, chosen)))
+        else:
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(min(workers, images), mp_context=context) as pool:
+                boxes = list(progress(pool.map(draw, chosen, chunksize=4)))
+        _write_tables(folder, chosen, boxes)
+        _write_mapping(folder / MAPPING_FILE, chosen, seed)
+        (folder / _MARK).write_text(json.dumps(made_by, indent=1) + "\n")
+        folder.rename(out)
+
+
+def _write_tables(folder: pathlib.Path, chosen: list[Plan], boxes: list[list[Box]]) -> None:
+    """The two CSV files: a row per box, or one row for a film that has none."""
+    labels: list[tuple] = [("patientId", "x", "y", "width", "height", "Target")]
+    classes = [("patientId", "class")]
+    for plan, film_boxes in zip(chosen, boxes, strict=True):
+        rows: list[tuple] = [(*map(float, box), 1) for box in film_boxes] or [("", "", "", "", 0)]
+        labels += [(plan.image_id, *row) for row in rows]
+        classes += [(plan.image_id, plan.detailed_class)] * len(rows)
+    for name, table in (("train_labels", labels), ("detailed_class_info", classes)):
+        with (folder / f"stage_2_{name}.csv").open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(table)
+
+
+def _write_mapping(path: pathlib.Path, chosen: list[Plan], seed: int) -> None:
+    """The official schema; the first eight digits of `img_id` are the patient."""
+    entries = []
+    for plan in chosen:
+        names = [_NIH_NAMES[finding] for finding in plan.findings if finding in _NIH_NAMES]
+        names += ["Consolidation"] if plan.opacities else []
+        entries.append(
+            {
+                "subset_img_id": plan.image_id,
+                "img_id": f"{plan.patient + 1:08d}_{plan.follow_up:03d}.png",
+                "subset_group": "stage_2_train",
+                "orig_labels": names or ["No Finding"],
+                **uids_of(plan, seed),
+            }
+        )
+    path.write_text(json.dumps(entries, indent=1) + "\n")

@@ -1,0 +1,71 @@
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+
+from cbam_flax.checkpoint import Restored
+from cbam_flax.evaluate import folder as evaluation_folder
+from cbam_flax.input_pipeline import Split
+from data_prep.cli import UserError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return epath.Path(tmp_path) / "evaluation" / "test"
+
+
+def test_what_is_written_is_read(folder, make_predictions):
+    predictions = make_predictions(30)
+    evaluation_folder.write(folder, {"n": 30}, predictions, {"roc": b"png"}, "<html>")
+    metrics, read = evaluation_folder.read(folder)
+    assert metrics == {"n": 30}
+    for name in ("image_id", "patient_id", "label", "logit", "view"):
+        np.testing.assert_array_equal(read[name], predictions[name])
+    np.testing.assert_allclose(read["probability"], predictions["probability"], atol=1e-8)
+    assert (folder / "roc.png").read_bytes() == b"png"
+    assert (folder / "report.html").read_text() == "<html>"
+
+
+def test_columns_begin_as_documented_and_missing_is_empty(folder, make_predictions):
+    predictions = make_predictions(30)
+    predictions["age"][:] = np.nan
+    evaluation_folder.write(folder, {}, predictions, {}, "")
+    head, first, *_ = (folder / "predictions.csv").read_text().splitlines()
+    assert head.startswith("image_id,patient_id,label,probability,logit,")
+    assert dict(zip(head.split(","), first.split(","), strict=True))["age"] == ""
+
+
+def test_an_older_evaluation_is_replaced_whole(folder, make_predictions):
+    evaluation_folder.write(folder, {"n": 1}, make_predictions(3), {"old": b"png"}, "")
+    evaluation_folder.write(folder, {"n": 2}, make_predictions(3), {}, "")
+    assert evaluation_folder.read(folder)[0] == {"n": 2}
+    assert not (folder / "old.png").exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["test"]
+
+
+def test_a_failure_leaves_the_older_evaluation(folder, make_predictions):
+    evaluation_folder.write(folder, {"n": 1}, make_predictions(3), {}, "")
+    with pytest.raises(TypeError):
+        evaluation_folder.write(folder, {"n": object()}, make_predictions(3), {}, "")
+    assert evaluation_folder.read(folder)[0] == {"n": 1}
+
+
+def test_reading_nothing_says_how_to_evaluate(folder):
+    with pytest.raises(UserError, match="holds no evaluation; run python"):
+        evaluation_folder.read(folder)
+
+
+def test_provenance_names_everything_but_paths(tiny_config):
+    tiny_config.data_dir = "/somewhere"
+    restored = Restored(tiny_config, None, {}, 12, {"train": "aa"})
+    split = Split("test", np.zeros((0, 4, 4)), {}, {"splits": {"test": {"content_sha256": "bb"}}})
+    found = evaluation_folder.provenance(restored, split)
+    assert found["checkpoint_step"] == 12
+    assert found["evaluated_on"] == "bb"
+    assert "/somewhere" not in json.dumps(found)
+    tiny_config.data_dir = "/elsewhere"
+    assert evaluation_folder.provenance(restored, split) == found
+    tiny_config.model.width = 0.125
+    again = evaluation_folder.provenance(restored, split)
+    assert again["config_sha256"] != found["config_sha256"]

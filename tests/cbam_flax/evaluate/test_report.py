@@ -1,0 +1,114 @@
+import base64
+import html.parser
+
+import pytest
+
+from cbam_flax.evaluate import analysis, calibration, plots, report
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.fixture
+def metrics(make_predictions, make_columns):
+    validation = make_predictions(100, seed=5, name="validation")
+    fitted = calibration.fit(validation, "sensitivity=0.9", step=3, split="validation")
+    train = make_columns(100, seed=1, name="train")
+    found = analysis.analyse(make_predictions(80), fitted, train, resamples=30)
+    score = {name: found["auroc"] for name in ("pointing", "energy", "energy_gain")}
+    return found | {
+        "dataset": "rsna/<b>64px</b>",
+        "split": "test",
+        "external": False,
+        "calibration": {"split": "validation", "criterion": "sensitivity=0.9", "n": 100},
+        "localisation": {"n": 7, "scores": {"grad_cam": score}},
+        "data": {
+            "dataset": "rsna",
+            "split_scheme": "patient",
+            "splits": {"train": {"images": 1234, "patients": 99, "positive": 11}},
+        },
+        "provenance": {"code": {"sha256": "c0de"}, "config": {"model": {"width": 0.5}}},
+        "warnings": ["LEAK: <3> images"],
+    }
+
+
+class Page(html.parser.HTMLParser):
+    """Collects tags and text, and complains of tags closed in the wrong order."""
+
+    OPTIONAL = ("tr", "td", "th", "p", "html", "body", "meta", "img", "link")
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.open, self.text = [], [], ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.OPTIONAL:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.OPTIONAL:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_needs_no_network(metrics):
+    text = report.render(metrics, {"roc": PNG, "examples": PNG})
+    page = Page(text)
+    assert "http" not in text
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "iframe", "object", "embed"})
+    for tag, attributes in page.tags:
+        for name in ("src", "href"):
+            if name in attributes:
+                assert attributes[name].startswith("data:"), tag
+    assert "@import" not in text
+    assert "url(" not in text
+
+
+def test_pictures_are_inlined_whole_with_words_for_them(metrics):
+    page = Page(report.render(metrics, {"roc": PNG, "mistakes": PNG}))
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) == 2
+    for picture in pictures:
+        assert base64.b64decode(picture["src"].split(",")[1]) == PNG
+        assert len(picture["alt"]) > 20
+
+
+def test_the_figures_are_told(metrics):
+    text = Page(report.render(metrics, {})).text
+    auroc = metrics["auroc"]
+    assert f"AUROC{plots.shown(auroc)}" in text.replace("\N{NO-BREAK SPACE}", " ")
+    best = metrics["best_baseline"]
+    assert f"{metrics['baselines'][best]['gain']['value']:.3f}" in text
+    for expected in (
+        "sensitivity=0.9",
+        "view: AP",
+        "1,234",
+        "split by patient",
+        "c0de",
+        "grad cam",
+    ):
+        assert expected in text, expected
+    for row in metrics["subgroups"]:
+        assert f"{row['n_positive']:,} / {row['n']:,}" in text
+
+
+def test_text_from_outside_is_escaped(metrics):
+    page = Page(report.render(metrics, {}))
+    assert "<b>64px</b>" in page.text
+    assert "LEAK: <3> images" in page.text
+    assert "b" not in {tag for tag, _ in page.tags}
+
+
+def test_what_is_undefined_or_absent_is_left_out(metrics):
+    undefined = {"value": None, "low": None, "high": None}
+    metrics |= {"baselines": None, "localisation": None, "auroc": undefined, "ppv": undefined}
+    text = Page(report.render(metrics, {})).text
+    assert "undefined" in text
+    assert "shortcuts" not in text
+    assert "Where it looked" not in text

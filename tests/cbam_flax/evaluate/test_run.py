@@ -1,0 +1,232 @@
+import csv
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from cbam_flax import checkpoint, provenance, sharding
+from cbam_flax.evaluate import evaluate_workdir, pictures, predict_split, saliency, validation
+from cbam_flax.input_pipeline import Split
+from cbam_flax.models import create_model
+from cbam_flax.step import TrainState
+from data_prep.cli import UserError
+
+SIZES = {"train": 60, "validation": 45, "test": 50}
+QUICK = {"resamples": 50, "explained": 0}
+
+
+@pytest.fixture(scope="module")
+def run(make_tiny_config, draw_variables, tmp_path_factory):
+    """A workdir with one checkpoint, of step 5, whose data are the made-up ones of `data`."""
+    workdir, config = tmp_path_factory.mktemp("run"), make_tiny_config()
+    config.data_dir = "home"
+    config.model.context, config.model.pooling = "none", "max"  # compiles faster
+    config.optimizer.ema = 0.0
+    variables = jax.tree.map(jnp.asarray, draw_variables(create_model(config.model), 32))
+    state = TrainState(jnp.int32(5), variables["params"], variables["batch_stats"], {}, None)
+    fingerprint = {split: f"home {split}" for split in ("train", "validation")}
+    with checkpoint.make_manager(str(workdir), config) as manager:
+        checkpoint.save(
+            manager,
+            state,
+            step=5,
+            config=config,
+            fingerprint=fingerprint,
+            metrics={"auroc": 0.7},
+        )
+        manager.wait_until_finished()
+    return workdir
+
+
+@pytest.fixture
+def workdir(run, tmp_path):
+    """The run afresh, as nothing had evaluated it."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(run / "checkpoints")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """Without pictures, which take most of the time, and without the state of the sources."""
+    monkeypatch.setattr(pictures, "draw", lambda *args, **kwargs: {})
+    monkeypatch.setattr(pictures, "write_to_tensorboard", lambda *args: None)
+    monkeypatch.setattr(provenance, "code_fingerprint", lambda: "code")
+
+
+@pytest.fixture
+def data(make_columns, monkeypatch):
+    """{(data_dir, split): Split} in place of what lies on disk; a test may change it."""
+    splits = {}
+    for data_dir in ("home", "other hospital"):
+        manifest = {
+            "dataset": "rsna_pneumonia/32px/1.0.0",
+            "split_scheme": "patient",
+            "splits": {
+                name: {"content_sha256": f"{data_dir} {name}", "images": n, "patients": 9}
+                | {"positive": n // 3}
+                for name, n in SIZES.items()
+            },
+        }
+        for seed, (name, n) in enumerate(SIZES.items()):
+            images = np.random.default_rng(seed).integers(256, size=(n, 32, 32), dtype=np.uint8)
+            columns = make_columns(n, seed, f"{data_dir}-{name}")
+            splits[data_dir, name] = Split(name, images, columns, manifest)
+
+    def load(data_dir, dataset, image_size, split):
+        if (data_dir, split) not in splits:
+            raise UserError(f"no prepared data in {data_dir}")
+        return splits[data_dir, split]
+
+    monkeypatch.setattr("cbam_flax.evaluate.run.load_split", load)
+    return splits
+
+
+def read(workdir, name="test"):
+    folder = workdir / "evaluation" / name
+    with (folder / "predictions.csv").open() as file:
+        return json.loads((folder / "metrics.json").read_text()), list(csv.DictReader(file))
+
+
+def flip_labels(split):
+    return Split(split.name, split.images, split.columns | {"label": 1 - split.labels}, {
+        **split.manifest
+    })  # fmt: skip
+
+
+def test_the_folder_is_whole(workdir, data, monkeypatch):
+    monkeypatch.setattr(saliency, "METHODS", {"attention": saliency.attention})
+    metrics = evaluate_workdir(str(workdir), resamples=50, explained=8)
+    stored, rows = read(workdir)
+    assert stored == json.loads(json.dumps(metrics))
+    names = {path.name for path in (workdir / "evaluation" / "test").iterdir()}
+    assert {"report.html", "roc.png", "subgroups.png", "mistakes.png", "examples.png"} <= names
+    assert len(rows) == len({row["image_id"] for row in rows}) == 50
+    label = [int(row["label"]) for row in rows]
+    auroc = roc_auc_score(label, [float(row["probability"]) for row in rows])
+    assert metrics["auroc"]["value"] == pytest.approx(auroc, abs=1e-5)
+    assert metrics["localisation"]["n"] == 8
+    assert "attention" in metrics["localisation"]["scores"]
+    assert metrics["provenance"]["checkpoint_step"] == 5
+    assert not metrics["external"]
+    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_probabilities_are_the_calibrated_ones(workdir, data, plain):
+    evaluate_workdir(str(workdir), **QUICK)
+    fitted = json.loads((workdir / "calibration.json").read_text())
+    for row in read(workdir)[1]:
+        z = fitted["scale"] * float(row["logit"]) + fitted["bias"]
+        assert float(row["probability"]) == pytest.approx(1 / (1 + np.exp(-z)), abs=1e-7)
+    assert fitted["n"] == SIZES["validation"]
+    assert (fitted["split"], fitted["step"]) == ("validation", 5)
+
+
+def test_figures_do_not_depend_on_batch_size_or_devices(workdir, data, plain, monkeypatch):
+    files = set()
+    for devices, batch_size in ((1, 1), (1, 7), (1, 64), (8, 7)):
+        mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "spatial": 1}, jax.devices()[:devices])
+        monkeypatch.setattr(predict_split, "make_mesh", lambda _, mesh=mesh: mesh)
+        evaluate_workdir(str(workdir), batch_size=batch_size, **QUICK)
+        folder = workdir / "evaluation" / "test"
+        whole = (folder / "metrics.json").read_bytes(), (folder / "predictions.csv").read_bytes()
+        files.add((*whole, (workdir / "calibration.json").read_bytes()))
+        (workdir / "calibration.json").unlink()
+    assert len(files) == 1
+
+
+def test_test_labels_reach_neither_calibration_nor_operating_point(workdir, data, plain):
+    evaluate_workdir(str(workdir), **QUICK)
+    fitted = (workdir / "calibration.json").read_bytes()
+    before, rows = read(workdir)
+    (workdir / "calibration.json").unlink()
+    data["home", "test"] = flip_labels(data["home", "test"])
+    evaluate_workdir(str(workdir), **QUICK)
+    assert (workdir / "calibration.json").read_bytes() == fitted
+    after, flipped = read(workdir)
+    assert after["auroc"]["value"] == pytest.approx(1 - before["auroc"]["value"], abs=1e-5)
+    assert after["threshold"] == before["threshold"]
+    assert [row["probability"] for row in flipped] == [row["probability"] for row in rows]
+
+
+def test_calibration_follows_the_validation_labels(workdir, data, plain):
+    evaluate_workdir(str(workdir), **QUICK)
+    fitted = (workdir / "calibration.json").read_bytes()
+    (workdir / "calibration.json").unlink()
+    data["home", "validation"] = flip_labels(data["home", "validation"])
+    evaluate_workdir(str(workdir), **QUICK)
+    assert (workdir / "calibration.json").read_bytes() != fitted
+
+
+def test_calibration_is_kept_until_something_else_is_asked_for(workdir, data, plain):
+    path = workdir / "calibration.json"
+    evaluate_workdir(str(workdir), criterion="sensitivity=0.8", **QUICK)
+    chosen = path.read_bytes()
+    evaluate_workdir(str(workdir), **QUICK)  # nothing asked for
+    assert path.read_bytes() == chosen
+    evaluate_workdir(str(workdir), criterion="youden", **QUICK)
+    assert json.loads(path.read_text())["criterion"] == "youden"
+    path.write_text(path.read_text().replace('"step": 5', '"step": 4'))  # of another checkpoint
+    evaluate_workdir(str(workdir), **QUICK)
+    assert json.loads(path.read_text())["step"] == 5
+
+
+def test_validation_is_evaluated_with_a_warning(workdir, data, plain):
+    metrics = evaluate_workdir(str(workdir), "validation", **QUICK)
+    assert metrics["n"] == SIZES["validation"]
+    assert "this very split" in metrics["warnings"][-1]
+
+
+def test_external_data_keep_the_runs_calibration(workdir, data, plain):
+    evaluate_workdir(str(workdir), **QUICK)
+    fitted = (workdir / "calibration.json").read_bytes()
+    metrics = evaluate_workdir(str(workdir), data_dir="other hospital", **QUICK)
+    assert metrics["external"]
+    assert (workdir / "calibration.json").read_bytes() == fitted
+    assert metrics["baselines"] is not None  # fitted on the run's own training split
+    assert set(path.name for path in (workdir / "evaluation").iterdir()) == {
+        "test",
+        "rsna_pneumonia-32px-1.0.0-test",
+    }
+    _, rows = read(workdir, "rsna_pneumonia-32px-1.0.0-test")
+    assert all(row["image_id"].startswith("other hospital") for row in rows)
+
+
+def test_external_data_without_the_runs_own(workdir, data, plain):
+    evaluate_workdir(str(workdir), **QUICK)
+    for split in SIZES:
+        del data["home", split]
+    metrics = evaluate_workdir(str(workdir), data_dir="other hospital", name="elsewhere", **QUICK)
+    assert metrics["baselines"] is None
+    assert "not at hand" in metrics["warnings"][0]
+    assert (workdir / "evaluation" / "elsewhere" / "report.html").exists()
+
+
+def test_data_that_moved_are_still_the_runs_own(workdir, data, plain):
+    for split in SIZES:
+        data["moved", split] = data.pop(("home", split))
+    metrics = evaluate_workdir(str(workdir), data_dir="moved", **QUICK)
+    assert not metrics["external"]
+    assert metrics["calibration"]["n"] == SIZES["validation"]
+
+
+def test_data_that_changed_are_refused(workdir, data, plain):
+    data["home", "test"].manifest["splits"]["train"]["content_sha256"] = "other content"
+    with pytest.raises(UserError, match="no longer holds the data"):
+        evaluate_workdir(str(workdir), **QUICK)
+    assert not (workdir / "evaluation").exists()
+
+
+def test_summary_is_quick_and_agrees(workdir, data, plain):
+    restored = checkpoint.load_for_inference(str(workdir))
+    predictions = predict_split.predict_split(
+        restored.model, restored.variables, data["home", "test"], 16
+    )
+    found = validation.summarise(predictions)
+    metrics = evaluate_workdir(str(workdir), **QUICK)
+    for name in ("auroc", "average_precision"):  # of the order alone, so calibration keeps them
+        assert found[name] == pytest.approx(metrics[name]["value"], abs=1e-5)
+    assert found["log_loss"] == pytest.approx(metrics["uncalibrated"]["log_loss"]["value"])

@@ -1,0 +1,72 @@
+"""ONNX and SavedModel are tested with the commands, in tests/integration/test_export_predict.py."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from cbam_flax.export import artefacts
+from cbam_flax.models import create_model
+from cbam_flax.predict import runtimes
+
+SIZE = 32
+CALIBRATION = {"scale": 1.7, "bias": -0.4}
+
+
+@pytest.fixture(scope="module")
+def model(draw_variables):
+    model = create_model({"width": 0.0625, "reduction": 4, "hidden": 16, "dtype": "float32"})
+    return model, draw_variables(model, SIZE)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).random((5, SIZE, SIZE, 1), np.float32)
+
+
+def test_calibration_and_sigmoid_are_inside(model, images):
+    outputs = jax.jit(artefacts.inference_function(*model, CALIBRATION))(images)
+    logits = np.asarray(jax.jit(model[0].apply)(model[1], images), np.float64)
+    expected = scipy.special.expit(1.7 * logits - 0.4)
+    assert np.ptp(expected) > 1e-3
+    np.testing.assert_allclose(outputs["probability"], expected, rtol=1e-5)
+    assert {value.dtype for value in outputs.values()} == {jnp.dtype("float32")}
+
+
+def test_attention_is_the_gate_of_the_last_block(model, images):
+    attention = jax.jit(artefacts.inference_function(*model, CALIBRATION))(images)["attention"]
+    assert attention.shape == (5, SIZE // 8, SIZE // 8)
+    apply = jax.jit(functools.partial(model[0].apply, mutable=["intermediates"]))
+    _, sown = apply(model[1], images)
+    gate = sown["intermediates"]["block4"]["cbam"]["spatial"]["gate"][0]
+    np.testing.assert_allclose(attention, gate[..., 0], rtol=1e-5)
+
+
+def test_a_model_without_a_spatial_gate_has_an_empty_map(images, monkeypatch):
+    def no_maps(model, variables, images):
+        return images[:, 0, 0, 0], {}
+
+    monkeypatch.setattr("cbam_flax.models.attention_maps", no_maps)
+    outputs = artefacts.inference_function(None, None, CALIBRATION)(images)
+    assert outputs["attention"].shape == (5, 1, 1)
+    assert not outputs["attention"].any()
+    expected = scipy.special.expit(1.7 * images[:, 0, 0, 0] - 0.4)
+    np.testing.assert_allclose(outputs["probability"], expected, rtol=1e-5)
+
+
+def test_stablehlo_runs_on_three_platforms_at_any_batch_size(model, images, tmp_path):
+    import jax.export
+
+    infer = artefacts.inference_function(*model, CALIBRATION)
+    artefacts.write_stablehlo(tmp_path / "m", infer, SIZE)
+    exported = jax.export.deserialize(bytearray((tmp_path / "m").read_bytes()))
+    assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
+    run = runtimes.load_jax(tmp_path / "m")
+    for count in (1, 5):
+        expected = jax.jit(infer)(images[:count])
+        found = run(images[:count])
+        for name in ("probability", "attention"):
+            np.testing.assert_allclose(found[name], expected[name], atol=1e-6)

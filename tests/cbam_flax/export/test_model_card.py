@@ -1,0 +1,111 @@
+import types
+
+import numpy as np
+import pytest
+
+from cbam_flax.export.model_card import model_card
+from cbam_flax.export.run_record import Run
+
+BUNDLE = {
+    "preprocessing": {"image_size": 32},
+    "config": {
+        "model": {
+            "preset": "cbam_resnet",
+            "attention": "cbam",
+            "pooling": "mixed",
+            "context": "aspp",
+            "head": "flatten",
+            "width": 0.5,
+        }
+    },
+    "calibration": {"scale": 1.25, "bias": -0.5, "source": "fitted on 90 images"},
+    "operating_point": {"threshold": 0.375, "criterion": "youden"},
+    "fingerprints": {
+        "checkpoint": {"step": 40, "sha256": "c" * 64},
+        "config": {"sha256": "d" * 64},
+        "data": {"dataset": "x", "content_sha256": {"train": "e" * 64}},
+        "code": {"sha256": "f" * 64, "commit": None, "packages": {"jax": "1.2.3"}},
+    },
+    "verification": {"max_difference": {"model.onnx": 2e-7}},
+}
+MANIFEST = {
+    "dataset": "rsna_pneumonia/32px-image/1.0.0",
+    "split_scheme": "image",
+    "preprocessing": {"image_size": 32, "aspect": "squash"},
+    "counts": {"inputs": 1630, "accepted": 1600, "rejected": 30},
+    "splits": {"train": {"images": 1100, "patients": 987, "positive": 321}},
+}
+
+
+def interval(value: float | None) -> dict[str, float | None]:
+    return {"value": value, "low": 0.5, "high": 0.999}
+
+
+METRICS = {
+    "n": 200,
+    "n_positive": 55,
+    "n_patients": 150,
+    "warnings": ["LEAK: 12 of 200 images show known patients."],
+    "auroc": interval(0.87654),
+    "ppv": interval(None),
+    "confusion": {"tp": 50, "fp": 20, "fn": 5, "tn": 125},
+    "at_prevalence": [{"prevalence": 0.05, "ppv": interval(0.25), "npv": interval(0.99)}],
+    "subgroups": [
+        {
+            "group": "view",
+            "member": "AP",
+            "n": 77,
+            "n_positive": 33,
+            "small": True,
+            "auroc": interval(0.71),
+            "sensitivity": interval(0.72),
+            "specificity": interval(0.73),
+        }
+    ],
+    "baselines": {"view": {"auroc": interval(0.6543), "gain": interval(0.2222)}},
+}
+
+
+def card(metrics: dict | None) -> str:
+    restored = types.SimpleNamespace(step=40, variables={"params": {"a": np.ones((100, 20))}})
+    return model_card(Run(restored, {}, MANIFEST, metrics), BUNDLE)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "2,000 parameters",
+        "Split by **image**",
+        "1,630 inputs, 1,600 accepted, 30 refused",
+        "| train | 1100 | 987 | 321 |",
+        "> **LEAK: 12 of 200 images show known patients.**",
+        "| AUROC | 0.877 (0.500 to 0.999) |",
+        "| PPV | undefined |",
+        "| 5% | 0.250 (0.500 to 0.999) | 0.990",
+        "tp 50, fp 20, fn 5, tn 125",
+        "| view: AP (small) | 77 | 33 | 0.710",
+        "| view | 0.654 (0.500 to 0.999) | 0.222",
+        "sigmoid(1.25 x logit + -0.5)",
+        "Positive from 0.375 on (criterion: youden)",
+        "c" * 64,
+        "not from a git checkout",
+        "model.onnx 2.0e-07",
+        "**Not for clinical use.**",
+    ],
+)
+def test_the_card_states(statement):
+    assert statement in card(METRICS)
+
+
+def test_without_an_evaluation_the_card_says_that_it_has_no_figure():
+    text = card(None)
+    assert text.count("can state no figure") == 2
+    assert "They were not measured for this run." in text
+    assert "AUROC" not in text
+
+
+def test_every_table_is_rectangular():
+    rows = [line.count("|") for line in card(METRICS).splitlines() if line.startswith("|")]
+    heads = [i for i, line in enumerate(card(METRICS).splitlines()) if line.startswith("| ---")]
+    assert len(heads) == 6
+    assert all(count >= 3 for count in rows)

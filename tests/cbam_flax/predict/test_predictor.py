@@ -1,0 +1,223 @@
+"""The bundle here holds a function so simple that numpy says what must come out."""
+
+import csv
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from cbam_flax.export import artefacts
+from cbam_flax.export.run_record import SCOPE
+from cbam_flax.predict import Predictor, bundle, reader, runtimes
+from cbam_flax.predict.score_files import Summary, score_files
+from data_prep.cli import UserError
+from data_prep.dicom import DicomRefusal
+
+SIZE = 32
+RNG = np.random.default_rng(0)
+FILMS = [RNG.integers(0, 256, (SIZE, SIZE), np.uint8) // (i + 1) for i in range(9)]
+
+
+def expected(image: np.ndarray) -> float:
+    return 1 / (1 + np.exp(-(8 * image.mean() / 255 - 2)))
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> pathlib.Path:
+    """Probability = sigmoid(8 * mean - 2); attention = every eighth pixel."""
+    import jax
+
+    def infer(images: jax.Array) -> dict[str, jax.Array]:
+        # By rows first: sums of a few values round less than one sum of a thousand.
+        mean = images.mean(1).mean((1, 2))
+        return {
+            "probability": jax.nn.sigmoid(8 * mean - 2),
+            "attention": images[:, ::8, ::8, 0],
+        }
+
+    folder = tmp_path_factory.mktemp("toy") / "bundle"
+    folder.mkdir()
+    artefacts.write_stablehlo(folder / "model.stablehlo", infer, SIZE)
+    description = {
+        "schema": bundle.SCHEMA,
+        "labels": ["clear", "pneumonia"],
+        "input": {"shape": ["batch", SIZE, SIZE, 1], "dtype": "float32", "range": [0, 1]},
+        "outputs": {"probability": {}, "attention": {}},
+        "preprocessing": {
+            "image_size": SIZE,
+            "aspect": "letterbox",
+            "interpolation": "area",
+            "voi": "first",
+        },
+        "operating_point": {"threshold": 0.5, "criterion": "fixed"},
+        "calibration": {"scale": 1.0, "bias": 0.0},
+        "scope": SCOPE,
+        "files": bundle.describe_files(folder),
+        "fingerprints": {
+            "checkpoint": {"step": 1, "sha256": "0" * 64},
+            "config": {},
+            "data": {},
+            "code": {},
+        },
+    }
+    (folder / "bundle.json").write_text(json.dumps(description))
+    return folder
+
+
+@pytest.fixture
+def films(tmp_path, write_dicom) -> list[pathlib.Path]:
+    return [write_dicom(tmp_path / f"film{i}.dcm", image) for i, image in enumerate(FILMS)]
+
+
+def read_csv(path: pathlib.Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_arrays_and_paths_alone_and_together(toy, films):
+    predictor = Predictor.load(toy)
+    probabilities = predictor.predict(films)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities, [expected(film) for film in FILMS], rtol=1e-6)
+    mixed = predictor.predict([films[3], FILMS[4], str(films[5])])
+    np.testing.assert_allclose(mixed, probabilities[3:6], rtol=1e-6)
+    for single in (films[2], str(films[2]), FILMS[2]):
+        np.testing.assert_allclose(predictor.predict(single), probabilities[2:3], rtol=1e-6)
+    assert predictor.predict([]).shape == (0,)
+    np.testing.assert_allclose(predictor.predict(FILMS), probabilities, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((9, 32, 32), np.uint8), np.zeros((32, 32, 1), np.uint8), np.zeros((32, 32))],
+)
+def test_an_array_that_could_be_mistaken_is_refused(toy, array):
+    with pytest.raises(ValueError, match="must be H x W uint8 or uint16"):
+        Predictor.load(toy).predict(array)
+
+
+def test_sixteen_bits_and_another_shape_are_fitted_as_for_training(toy):
+    image = np.full((128, 64), 257 * 100, np.uint16)
+    [probability] = Predictor.load(toy).predict(image)
+    # Letterboxed: half of the square is the film, the rest is black.
+    assert probability == pytest.approx(1 / (1 + np.exp(-(8 * 100 / 255 / 2 - 2))), rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_the_batch_size_changes_nothing_and_compiles_once(toy, films, batch_size):
+    predictor = Predictor.load(toy, batch_size=batch_size)
+    function, shapes = predictor._function, set()
+
+    def spy(images: np.ndarray) -> dict[str, np.ndarray]:
+        shapes.add(images.shape)
+        return function(images)
+
+    predictor._function = spy
+    probabilities = predictor.predict(films)
+    np.testing.assert_allclose(probabilities, [expected(film) for film in FILMS], rtol=1e-6)
+    assert len(shapes) == 1
+
+
+def test_an_unusable_file_is_refused_by_name(toy, tmp_path):
+    (tmp_path / "page.dcm").write_text("<html>")
+    with pytest.raises(DicomRefusal, match="not_dicom"):
+        Predictor.load(toy).predict(tmp_path / "page.dcm")
+
+
+def test_good_films_are_scored_between_bad_ones(toy, films, tmp_path, write_dicom):
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "page.html").write_text("<html>" * 99)
+    write_dicom(bad / "flat.dcm", np.zeros((8, 8), np.uint8))
+    (bad / "empty.dcm").write_bytes(b"")
+    paths = [films[0], bad, *films[1:]]
+    sources = reader.find_files(paths, skip=tmp_path / "out")
+    out = tmp_path / "out"
+    out.mkdir()
+    predictor = Predictor.load(toy, batch_size=4)
+    summary = score_files(predictor, sources, out, workers=2)
+    assert summary == Summary(scored=9, refused=3, without_dicom=0)
+    rows = read_csv(out / "predictions.csv")
+    assert [row["image_id"] for row in rows] == [f"film{i}" for i in range(9)]
+    found = [float(row["probability"]) for row in rows]
+    np.testing.assert_allclose(found, [expected(film) for film in FILMS], rtol=1e-6)
+    decisions = ["pneumonia" if expected(film) >= 0.5 else "clear" for film in FILMS]
+    assert set(decisions) == {"pneumonia", "clear"}
+    assert [row["decision"] for row in rows] == decisions
+    rejected = {pathlib.Path(r["file"]).name: r["code"] for r in read_csv(out / "rejected.csv")}
+    assert rejected == {"page.html": "not_dicom", "flat.dcm": "constant", "empty.dcm": "not_dicom"}
+    assert sorted(path.name for path in out.iterdir()) == ["predictions.csv", "rejected.csv"]
+
+
+def test_out_of_scope_is_flagged_and_not_decided(toy, tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "knee.dcm", FILMS[0], BodyPartExamined="KNEE", ViewPosition="LL")
+    sources = reader.find_files([path], skip=tmp_path / "out")
+    score_files(Predictor.load(toy), sources, tmp_path, workers=0)
+    [row] = read_csv(tmp_path / "predictions.csv")
+    assert row["decision"] == "out of scope"
+    assert row["flags"] == "body_part=KNEE;view=LL"
+    assert float(row["probability"]) == pytest.approx(expected(FILMS[0]), rel=1e-6)
+
+
+def test_names_of_any_bytes_and_length_are_written(toy, tmp_path, write_dicom):
+    film = write_dicom(tmp_path / "film.dcm", FILMS[0]).read_bytes()
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"caf\xe9.dcm", b"x" * 251 + b".dcm", b"y" * 255):
+        with open(os.path.join(os.fsencode(folder), name), "wb") as file:
+            file.write(film)
+    sources = reader.find_files([folder], skip=tmp_path / "out")
+    out = tmp_path / "out"
+    out.mkdir()
+    predictor = Predictor.load(toy)
+    summary = score_files(predictor, sources, out, workers=0, overlays=True, dicom=False)
+    assert summary.scored == 3
+    assert len(list((out / "overlays").iterdir())) == 3
+    assert b"caf\xe9.dcm" in (out / "predictions.csv").read_bytes()
+
+
+def test_pictures_and_dicom_lie_beside_the_table(toy, films, tmp_path, write_dicom):
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("highdicom")
+    anonymous = write_dicom(tmp_path / "anonymous.dcm", FILMS[0], StudyInstanceUID=None)
+    sources = reader.find_files([*films[:2], anonymous], skip=tmp_path / "out")
+    out = tmp_path / "out"
+    out.mkdir()
+    summary = score_files(Predictor.load(toy), sources, out, workers=2, overlays=True, dicom=True)
+    assert summary.without_dicom == 1
+    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.[pd]*"))
+    assert names == [
+        "dicom/film0-sc.dcm",
+        "dicom/film0-sr.dcm",
+        "dicom/film1-sc.dcm",
+        "dicom/film1-sr.dcm",
+        "overlays/anonymous.png",
+        "overlays/film0.png",
+        "overlays/film1.png",
+    ]
+    report = pydicom.dcmread(out / "dicom" / "film1-sr.dcm")
+    assert report.StudyInstanceUID == pydicom.dcmread(films[1]).StudyInstanceUID
+
+
+def test_a_damaged_bundle_is_refused_before_it_scores(toy, tmp_path):
+    for name in ("bundle.json", "model.stablehlo"):
+        (tmp_path / name).write_bytes((toy / name).read_bytes())
+    with (tmp_path / "model.stablehlo").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(UserError, match="is not the file that was exported"):
+        Predictor.load(tmp_path)
+    with pytest.raises(UserError, match=r"has no model\.onnx"):
+        Predictor.load(toy, runtime="onnx")
+    with pytest.raises(UserError, match="'torch' is none of jax, onnx"):
+        Predictor.load(toy, runtime="torch")
+
+
+def test_a_runtime_that_is_not_installed_is_named(toy, monkeypatch):
+    def absent(path: pathlib.Path) -> None:
+        raise ModuleNotFoundError("No module named 'jax'", name="jax")
+
+    monkeypatch.setitem(runtimes.LOADERS, "jax", absent)
+    with pytest.raises(UserError, match="needs the package jax"):
+        Predictor.load(toy)

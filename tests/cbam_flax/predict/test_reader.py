@@ -1,0 +1,121 @@
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from cbam_flax.predict import reader
+from data_prep.cli import UserError
+
+PREPROCESSING = {"image_size": 32, "aspect": "letterbox", "interpolation": "area", "voi": "first"}
+GRADIENT = np.arange(64 * 32, dtype=np.uint16).reshape(64, 32) * 30
+
+
+def touch(path: pathlib.Path) -> pathlib.Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+    return path
+
+
+def names(sources: list[reader.Source]) -> list[str]:
+    return [source.path.name for source in sources]
+
+
+def test_folders_are_searched_deep_and_sorted_without_hidden_files_and_results(tmp_path):
+    for name in ("b.dcm", "a/z", "a/c.dcm", ".DS_Store", ".git/x", "out/old.dcm"):
+        touch(tmp_path / name)
+    found = reader.find_files([tmp_path], skip=tmp_path / "out")
+    assert names(found) == ["c.dcm", "z", "b.dcm"]
+    assert [source.index for source in found] == [0, 1, 2]
+
+
+def test_a_file_named_twice_is_taken_once_and_the_given_order_stays(tmp_path):
+    first, second = touch(tmp_path / "z.dcm"), touch(tmp_path / "a.dcm")
+    (tmp_path / "link.dcm").symlink_to(first)
+    found = reader.find_files([first, tmp_path, second], skip=tmp_path / "out")
+    assert names(found) == ["z.dcm", "a.dcm"]
+
+
+def test_equal_stems_get_names_of_their_own(tmp_path):
+    for name in ("1/film.dcm", "2/film.dcm", "other.dcm"):
+        touch(tmp_path / name)
+    ids = [source.image_id for source in reader.find_files([tmp_path], skip=tmp_path / "out")]
+    assert len(set(ids)) == 3
+    assert "other" in ids
+    assert all(id.startswith("film-") for id in ids if id != "other")
+
+
+def test_missing_and_empty_paths_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.dcm does not exist"):
+        reader.find_files([tmp_path / "nowhere.dcm"], skip=tmp_path / "out")
+    with pytest.raises(UserError, match="there is no file in"):
+        reader.find_files([tmp_path], skip=tmp_path / "out")
+
+
+def test_only_what_can_be_read_to_its_end_is_taken(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dangling.dcm").symlink_to(tmp_path / "gone.dcm")
+    touch(tmp_path / "film.dcm")
+    found = reader.find_files([tmp_path], skip=tmp_path / "out")
+    assert names(found) == ["dangling.dcm", "film.dcm"]
+    with pytest.raises(UserError, match="neither a file nor a folder"):
+        reader.find_files([tmp_path / "pipe"], skip=tmp_path / "out")
+
+
+def test_a_film_is_read_as_it_is_for_training_and_says_where_it_lies(tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "film.dcm", GRADIENT)
+    source = reader.Source(7, "film", path)
+    film = reader.read_film(reader.Task(source, PREPROCESSING, with_panel=True))
+    assert isinstance(film, reader.Film)
+    assert film.source == source
+    assert film.header["view_position"] == "PA"
+    np.testing.assert_allclose(film.box, [0, 0.25, 1, 0.75])
+    assert not film.square[:, :8].any()
+    # Each cell is the mean of 2 x 2 pixels, in 255ths of the full range.
+    expected = GRADIENT.reshape(32, 2, 16, 2).mean((1, 3)) / 257
+    np.testing.assert_allclose(film.square[:, 8:24], expected, atol=1)
+    assert film.panel.shape == (768, 384)
+    assert reader.read_film(reader.Task(source, PREPROCESSING, with_panel=False)).panel is None
+
+
+def test_refusals_keep_their_codes_and_stop_nothing(tmp_path, write_dicom):
+    good = write_dicom(tmp_path / "good.dcm", GRADIENT)
+    text = tmp_path / "page.html"
+    text.write_text("<html>" * 100)
+    flat = write_dicom(tmp_path / "flat.dcm", np.full((8, 8), 5, np.uint8))
+    tasks = [
+        reader.Task(reader.Source(i, path.stem, path), PREPROCESSING, with_panel=False)
+        for i, path in enumerate([good, text, flat, tmp_path / "gone.dcm"])
+    ]
+    for workers in (0, 2):
+        results = {item.source.index: item for item in reader.read_films(tasks, workers)}
+        assert isinstance(results[0], reader.Film)
+        codes = [results[i].refusal.code for i in (1, 2, 3)]
+        assert codes == ["not_dicom", "constant", "unreadable"]
+
+
+def test_map_ahead_keeps_the_order_and_its_bound():
+    taken = []
+
+    def items():
+        for i in range(100):
+            taken.append(i)
+            yield i
+
+    results = reader.map_ahead(lambda i: i * i, items(), workers=4, ahead=5)
+    for i in range(100):
+        assert next(results) == i * i
+        assert len(taken) == min(i + 1 + 5, 100)
+    assert list(results) == []
+
+
+def test_map_ahead_passes_an_error_on_in_its_place():
+    results = reader.map_ahead(lambda x: 1 / x, [1, 2, 0, 4], workers=2, ahead=4)
+    assert [next(results), next(results)] == [1, 0.5]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_batches_lose_nothing():
+    assert list(reader.batches(range(5), 2)) == [[0, 1], [2, 3], [4]]
+    assert list(reader.batches([], 2)) == []

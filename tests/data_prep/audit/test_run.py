@@ -1,0 +1,57 @@
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+
+from data_prep.audit import inputs, run
+from data_prep.audit.confounders import confounder_auroc
+from data_prep.mapping import read_mapping
+
+pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR AS")
+
+
+@pytest.fixture
+def table(rsna_folder):
+    return inputs.read_table(epath.Path(rsna_folder), read_mapping(rsna_folder / "mapping.json"))
+
+
+def test_audit_of_a_folder_with_films(rsna_folder, table):
+    headers, pairs = inputs.look_at_films(epath.Path(rsna_folder), table.ids, workers=0)
+    result = json.loads(json.dumps(run.audit(table, headers, pairs, draws=3)))
+    assert (result["images"], result["patients"], result["positive"]) == (40, 20, 14)
+    assert result["leakage"]["by patient, as prepared"]["patients"]["value"] == 0
+    assert result["leakage"]["by image, 85% / 15%"]["patients"]["value"] > 0.5
+    assert result["leakage"]["by image, as prepared"]["near_duplicates"]["value"] == 1
+    assert result["confounders"]["union"]["auroc"]["value"] == 0.5
+    text = run.render(result)
+    assert "40 images of 20 real patients" in text
+    assert "union     0.500 (0.500-0.500)" in text
+
+
+def test_audit_of_tables_alone(table):
+    text = run.render(run.audit(table, None, None, draws=2))
+    assert "look-alikes: not looked for" in text
+    assert "confounders: unknown" in text
+
+
+def test_the_real_tables_give_the_known_figures(shared_data):
+    folder = epath.Path(shared_data / "rsna_labels")
+    table = inputs.read_table(
+        folder, read_mapping(folder / "pneumonia-challenge-dataset-mappings_2018.json")
+    )
+    result = run.audit(table, None, None, draws=10)
+    assert (result["images"], result["patients"], result["rows"]) == (26684, 11439, 30227)
+    by_image = result["leakage"]["by image, 85% / 15%"]
+    assert by_image["patients"]["value"] == pytest.approx(0.716, abs=0.01)
+    assert by_image["patient_memoriser"]["value"] == pytest.approx(0.73, abs=0.01)
+    by_row = result["leakage"]["by row, 75% / 25%"]
+    assert by_row["positive_images"]["value"] == pytest.approx(0.606, abs=0.01)
+    by_patient = result["leakage"]["by patient, 85% / 15%"]
+    assert by_patient["patients"]["value"] == 0
+    assert by_patient["patient_memoriser"]["value"] == pytest.approx(0.5, abs=0.01)
+    metadata = inputs.read_metadata(folder / "rsna_headers.csv", table.ids)
+    view = np.array([metadata[image_id]["view"] for image_id in table.ids])
+    patient = np.unique(table.patients, return_inverse=True)[1]
+    found = confounder_auroc(table.label, patient, [view], draws=2)
+    assert found["value"] == pytest.approx(0.706, abs=0.003)
