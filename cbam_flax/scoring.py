@@ -12,6 +12,7 @@ import numpy as np
 
 from cbam_flax import answers, reading
 from cbam_flax.scope import out_of_scope
+from data_prep import cli
 
 if TYPE_CHECKING:
     from cbam_flax.predict import Predictor
@@ -42,8 +43,6 @@ def score_files(
     While the model runs on a batch, the next one is decoded in other processes and the answers to
     the previous one are written.
     """
-    from tqdm import tqdm
-
     wanted = {"overlays": overlays, "dicom": dicom}
     folders = {name: out / name for name in wanted if wanted[name]}
     for folder in folders.values():
@@ -62,7 +61,7 @@ def score_files(
     scored, refused, without_dicom = {}, {}, 0  # lines by the file's place in the call
     with (
         ThreadPoolExecutor(max(workers, 1)) as pool,
-        tqdm(total=len(sources), desc="predicting", unit="film") as progress,
+        cli.progress(None, "predicting", len(sources)) as progress,
     ):
         for found, rejected in reading.map_ahead(score, batches, workers=1, ahead=2):
             for answer in found:

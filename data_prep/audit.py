@@ -71,7 +71,6 @@ def audit(
 ) -> dict[str, Any]:
     """Every figure, as it is written to the JSON file."""
     import numpy as np
-    from tqdm import tqdm
 
     from data_prep import leakage as leak
 
@@ -92,7 +91,7 @@ def audit(
         return leak.leakage(table.label, patient, image_of_row, in_train, in_test, duplicates)
 
     leakage = {}
-    for scheme, (unit, unit_names) in tqdm(units.items(), "splits"):
+    for scheme, (unit, unit_names) in cli.progress(units.items(), "splitting", unit="scheme"):
         share = TEST_SHARES[scheme]
         splits = leak.random_splits(unit, share, draws)
         leakage[f"by {scheme}, {1 - share:.0%} / {share:.0%}"] = leak.mean_and_range(
@@ -117,7 +116,6 @@ def confounders(
 ) -> dict[str, Any]:
     """Per confounder the positive rate of each value, and the AUROC; and the union's AUROC."""
     import numpy as np
-    from tqdm import tqdm
 
     from data_prep.audit_inputs import CONFOUNDERS
     from data_prep.confounders import category, confounder_auroc
@@ -128,7 +126,7 @@ def confounders(
     }
     groups = {name: [value] for name, value in values.items()} | {"union": list(values.values())}
     result: dict[str, Any] = {}
-    for name, group in tqdm(groups.items(), "confounders"):
+    for name, group in cli.progress(groups.items(), "confounders", unit="value"):
         result[name] = {"auroc": confounder_auroc(table.label, patient, group, draws)}
         if name in values:
             result[name]["positive_rate"] = {

@@ -24,10 +24,9 @@ import numpy as np
 import pydicom
 from pydicom import uid
 from pydicom.encaps import encapsulate
-from tqdm import tqdm
 
 from data_prep import phantom
-from data_prep.cli import UserError, run
+from data_prep.cli import UserError, progress, run
 
 MAPPING_FILE = "pneumonia-challenge-dataset-mappings_2018.json"
 _MARK = "SYNTHETIC.json"  # says what made the folder, so that a finished one is not made again
@@ -135,17 +134,21 @@ def write(out: pathlib.Path, images: int, seed: int = 0, workers: int = 1) -> No
         folder = pathlib.Path(scratch) / "whole"
         (folder / "stage_2_train_images").mkdir(parents=True)
         draw = functools.partial(_write_film, folder / "stage_2_train_images", seed)
-        progress = functools.partial(tqdm, total=images, desc="drawing films", unit="film")
+        shown = functools.partial(progress, what="drawing radiographs", total=images)
         if workers == 1:
-            boxes = list(progress(map(draw, chosen)))
+            boxes = list(shown(map(draw, chosen)))
         else:
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(min(workers, images), mp_context=context) as pool:
-                boxes = list(progress(pool.map(draw, chosen, chunksize=4)))
+                boxes = list(shown(pool.map(draw, chosen, chunksize=4)))
         _write_tables(folder, chosen, boxes)
         _write_mapping(folder / MAPPING_FILE, chosen, seed)
         (folder / _MARK).write_text(json.dumps(made_by, indent=1) + "\n")
         folder.rename(out)
+    patients, positive = len({plan.patient for plan in chosen}), sum(map(bool, boxes))
+    print(
+        f"{out}: {images} synthetic radiographs of {patients} patients, {positive} with opacities"
+    )
 
 
 def _uid(*parts: object) -> str:
