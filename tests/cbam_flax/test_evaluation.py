@@ -177,6 +177,11 @@ def test_validation_is_evaluated_with_a_warning(workdir, data, plain):
     metrics = evaluation.evaluate_workdir(str(workdir), "validation", **QUICK)
     assert metrics["n"] == SIZES["validation"]
     assert "this very split" in metrics["warnings"][-1]
+    auroc, *warnings, report = evaluation.conclusion("runs/x", metrics)
+    assert f"45 images of the validation split: AUROC {metrics['auroc']['value']:.3f} (" in auroc
+    assert warnings == [f"warning: {text}" for text in metrics["warnings"]]
+    assert report == "report: runs/x/evaluation/validation/report.html"
+    assert "warnings: none" in evaluation.conclusion("runs/x", metrics | {"warnings": []})
 
 
 def test_external_data_keep_the_runs_calibration(workdir, data, plain):
