@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from cbam_flax import artefacts, runtimes
 from cbam_flax import bundle as bundle_lib
@@ -82,7 +81,8 @@ def verify(
         inputs = pathlib.Path(scratch) / "images.npy"
         np.save(inputs, images)
         run = functools.partial(_run_alone, folder, inputs)
-        results = tqdm(pool.map(run, bundle_lib.ARTEFACTS), "verifying", 3, unit="artefact")
+        outputs_of_all = pool.map(run, bundle_lib.ARTEFACTS)
+        results = cli.progress(outputs_of_all, "verifying", 3, unit="artefact")
         for name, outputs in zip(bundle_lib.ARTEFACTS.values(), results, strict=True):
             difference = max(float(np.abs(outputs[key] - expected[key]).max()) for key in expected)
             # Written so that a NaN fails too.
@@ -189,11 +189,14 @@ def main() -> None:
         model = create_model(restored.config.model.to_dict() | {"dtype": "float32"}, platform="any")
         card = functools.partial(model_card, run)
         description = write_bundle(draft, model, restored.variables, description, card)
-    for name, entry in description["files"].items():
-        print(f"{entry['bytes'] / 1e6:10.2f} MB  {name}")
     for name, difference in description["verification"]["max_difference"].items():
-        print(f"{name} differs from the training code by at most {difference:.1e}")
-    print(f"bundle of step {restored.step}: {arguments.out}")
+        files = description["files"].items()
+        size = sum(entry["bytes"] for file, entry in files if file.split("/")[0] == name)
+        print(
+            f"{name:15}  {size / 1e6:6.2f} MB, "
+            f"within {difference:.1e} of the training code's probabilities and attention maps"
+        )
+    print(f"bundle of the checkpoint of step {restored.step}: {arguments.out}")
 
 
 if __name__ == "__main__":
