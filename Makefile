@@ -30,7 +30,11 @@ demo: .venv/installed
 	$(BIN)/python -m data_prep.synthetic --out=$(NEW) --images=10 --seed=1
 	$(BIN)/python -m cbam_flax.predict --bundle=$(DEMO)/bundle --out=$(DEMO)/predictions \
 		$(NEW)/stage_2_train_images
-	@echo "report: $(DEMO)/run/evaluation/test/report.html"
+	@echo
+	@echo "report (AUROC, intervals, warnings):  $(DEMO)/run/evaluation/test/report.html"
+	@echo "training curves:                      $(BIN)/tensorboard --logdir=$(DEMO)/run/tensorboard"
+	@echo "inference bundle:                     $(DEMO)/bundle, described by its MODEL_CARD.md"
+	@echo "predictions on new images:            $(DEMO)/predictions/predictions.csv"
 
 test: .venv/installed
 	$(BIN)/python -m pytest

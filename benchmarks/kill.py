@@ -78,7 +78,7 @@ class Run:
             self._log.append(text)
             if found := re.match(r"continuing after step (\d+)", text):
                 self.resumed_from = int(found[1])
-            elif found := re.match(r"\[(\d+)\] .*loss=", text):
+            elif found := re.match(r"step +(\d+)/\d+ .* training ", text):
                 self.step = int(found[1])
 
     def until(self, holds: Callable[[], bool]) -> bool:

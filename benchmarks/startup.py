@@ -19,8 +19,8 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What ends a part of the start, as the log tells it.
 MARKS = {
-    "imports, data and the step compiled": "images per epoch; ",
-    "first step finished": "[1] accuracy=",
+    "imports, data and the step compiled": " images per epoch",
+    "first step finished": "training    loss ",
 }
 
 

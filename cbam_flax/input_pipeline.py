@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cbam_flax.sharding import batch_sharding
-from data_prep.cli import UserError
+from data_prep.cli import UserError, progress
 
 CACHE_FORMAT = 1
 TEXT_COLUMNS = ("image_id", "patient_id", "view", "sex")
@@ -143,15 +143,13 @@ def _decode(records: Any, split: str, cache: pathlib.Path) -> None:
 def _decode_into(folder: pathlib.Path, records: Any, split: str) -> None:
     import tensorflow as tf
     import tensorflow_datasets as tfds
-    from tqdm import tqdm
 
     builder = tfds.builder_from_directory(records)
     info = builder.info
     try:
-        ids = builder.as_dataset(
-            split=split, decoders=tfds.decode.PartialDecoding({"image_id": True})
-        )
-        sorted_ids = sorted(row["image_id"] for row in tfds.as_numpy(ids))
+        undecoded = {"image": tfds.decode.SkipDecoding()}
+        ids = builder.as_dataset(split=split, decoders=undecoded).map(lambda row: row["image_id"])
+        sorted_ids = sorted(tfds.as_numpy(ids))
         place = {image_id: i for i, image_id in enumerate(sorted_ids)}
         images = np.lib.format.open_memmap(
             folder / "images.npy", "w+", np.uint8, (len(place), *info.features["image"].shape[:2])
@@ -159,8 +157,8 @@ def _decode_into(folder: pathlib.Path, records: Any, split: str) -> None:
         rows: list[dict[str, Any]] = [{} for _ in place]
         dataset = builder.as_dataset(split=split).prefetch(tf.data.AUTOTUNE)
         silent = jax.process_index() != 0
-        for row in tqdm(
-            tfds.as_numpy(dataset), f"decoding {split}", len(place), unit="image", disable=silent
+        for row in progress(
+            tfds.as_numpy(dataset), f"decoding {split}", len(place), disable=silent
         ):
             i = place[row["image_id"]]
             images[i] = row.pop("image")[..., 0]

@@ -15,6 +15,7 @@ from logging import ERROR, INFO, WARNING, LogRecord
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+import cbam_flax
 from cbam_flax import command_line
 from data_prep import cli
 
@@ -68,27 +69,31 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
     Raises:
         UserError: as `train.train` and `evaluate.evaluate_workdir`.
     """
-    from cbam_flax.evaluate import evaluate_workdir
+    from cbam_flax.evaluate.run import conclusion, evaluate_workdir
     from cbam_flax.train import train
 
     status = train(config, workdir)
     if status == 0:
         for split in config.evaluate.at_end:
-            evaluate_workdir(workdir, split)
+            logging.info("evaluating that checkpoint on the %s split", split)
+            metrics = evaluate_workdir(workdir, split)
+            for line in conclusion(workdir, metrics):
+                logging.info("%s", line)
     return status
 
 
 def _log_own_lines() -> None:
-    """INFO lines of this project and clu, errors of orbax (it warns of what is meant), warnings
-    of everybody else; without absl's prefix."""
+    """Of what comes through absl: INFO lines of this project, errors of orbax (it warns of what is
+    meant) and warnings of everybody else, without absl's prefix."""
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
     handler.setFormatter(None)
-    levels = {"cbam_flax": INFO, "clu": INFO, "orbax": ERROR}
+    own = pathlib.Path(cbam_flax.__path__[0])
 
     def wanted(record: LogRecord) -> bool:
-        folders = reversed(pathlib.Path(record.pathname).parts)  # the innermost decides
-        return record.levelno >= next((levels[f] for f in folders if f in levels), WARNING)
+        path = pathlib.Path(record.pathname)
+        level = INFO if path.is_relative_to(own) else ERROR if "orbax" in path.parts else WARNING
+        return record.levelno >= level
 
     handler.addFilter(wanted)
 

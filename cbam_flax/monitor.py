@@ -1,6 +1,7 @@
-"""What a run says of itself: TensorBoard, metrics.jsonl, a summary at the start, throughput."""
+"""What a run says of itself: the console, TensorBoard, metrics.jsonl, throughput."""
 
 import contextlib
+import datetime
 import functools
 import json
 import time
@@ -19,7 +20,7 @@ from ml_collections import ConfigDict
 
 from cbam_flax.input_pipeline import Order, Split
 from cbam_flax.models import create_model
-from cbam_flax.models.table import stage_table
+from cbam_flax.models.table import Stage, stage_table
 from cbam_flax.step import TrainState
 from data_prep.cli import UserError
 
@@ -41,6 +42,46 @@ TrainMetrics = metrics.Collection.create(
     gradient_norm=metrics.Average.from_output("gradient_norm"),
     skipped=metrics.Average.from_output("skipped"),
 )
+# The scalars that the console shows, in this order; TensorBoard and metrics.jsonl have all.
+CONSOLE = {
+    "training": {
+        "loss": "loss {:.4f}",
+        "accuracy": "accuracy {:.3f}",
+        "learning_rate": "learning rate {:.1e}",
+        "images_per_second": "{:,.0f} images/s",
+        "mfu": "MFU {:.1%}",
+        "skipped": "{:.1%} of the steps skipped as not finite",
+    },
+    "validation": {
+        "validation/auroc": "AUROC {:.4f}",
+        "validation/average_precision": "average precision {:.4f}",
+        "validation/log_loss": "log loss {:.4f}",
+        "validation/brier": "Brier score {:.4f}",
+        "validation/ece": "calibration error {:.4f}",
+    },
+}
+
+
+class ConsoleWriter(metric_writers.MultiWriter):
+    """The scalars of `CONSOLE` as a line of the log for people; other kinds are passed over.
+
+    The time left is judged by all the time since this object was made, evaluations included.
+    """
+
+    def __init__(self, start: int, total_steps: int):
+        super().__init__([])
+        self._start, self._total_steps = start, total_steps
+        self._since = time.monotonic()
+
+    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
+        seconds = (time.monotonic() - self._since) / (step - self._start)
+        left = datetime.timedelta(seconds=round(seconds * (self._total_steps - step)))
+        place = f"step {step:{len(str(self._total_steps))}}/{self._total_steps}  {left} left"
+        shown = {name: value for name, value in scalars.items() if value or name != "skipped"}
+        for phase, formats in CONSOLE.items():
+            told = [text.format(shown[name]) for name, text in formats.items() if name in shown]
+            if told:
+                logging.info("%s  %-10s  %s", place, phase, ", ".join(told))
 
 
 class JsonlWriter(metric_writers.MultiWriter):
@@ -65,65 +106,92 @@ class JsonlWriter(metric_writers.MultiWriter):
         draft.replace(self._path)  # kill -9 while writing must not cost the lines before
 
 
-def make_writer(workdir: str, start: int) -> metric_writers.MetricWriter:
-    """Log lines everywhere, TensorBoard and metrics.jsonl from the first process; never blocks."""
-    writers: list[metric_writers.MetricWriter] = [metric_writers.LoggingWriter()]
+def make_writer(workdir: str, start: int, total_steps: int) -> metric_writers.MetricWriter:
+    """Log lines everywhere, TensorBoard and metrics.jsonl from the first process; never blocks.
+
+    Histograms, images, texts and hyperparameters reach TensorBoard alone.
+    """
+    writers: list[metric_writers.MetricWriter] = [ConsoleWriter(start, total_steps)]
     if jax.process_index() == 0:
         writers.append(metric_writers.SummaryWriter(str(epath.Path(workdir) / "tensorboard")))
         writers.append(JsonlWriter(workdir, start))
     return metric_writers.AsyncMultiWriter(writers)
 
 
-def training_flops(config: ConfigDict) -> float:
+def stages_of(config: ConfigDict) -> list[Stage]:
+    """The stages of the config's model at the config's image size."""
+    return stage_table(create_model(config.model, "any"), config.image_size, config.image_size)
+
+
+def training_flops(stages: list[Stage]) -> float:
     """Floating-point operations that the model asks of one image: forward, and twice that backward.
 
     Of the architecture, not of the compiled program: what is computed again, or in a form that
     takes fewer, counts as usual for model FLOPs utilisation (Chowdhery et al. 2022, "PaLM").
     """
-    stages = stage_table(create_model(config.model, "any"), config.image_size, config.image_size)
     return 3.0 * sum(stage.flops for stage in stages)
 
 
 def log_start(
     config: ConfigDict,
-    state: TrainState,
+    stages: list[Stage],
     compiled: jax.stages.Compiled,
     mesh: jax.sharding.Mesh,
     splits: list[Split],
     epoch_size: int,
     total_steps: int,
-    flops: float,
 ) -> None:
-    """Logs the parameters, the mesh, the data, and what one compiled step needs."""
-    parameter_overview.log_parameter_overview(
-        state.params, include_stats=False, jax_logging_process=0
-    )
-    memory = compiled.memory_analysis()
-    size = (
-        (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20
-        if memory
-        else float("nan")
-    )
-    logging.info(
-        "devices: %d x %s, mesh %s", mesh.size, jax.devices()[0].device_kind, dict(mesh.shape)
-    )
+    """Logs the data, the model, the devices, and what one compiled step needs."""
+    logging.info("data: %s", splits[0].manifest["dataset"])
     for split in splits:
+        patients = split.manifest["splits"][split.name]["patients"]
         logging.info(
-            "%s: %d images, %d positive, content %s",
+            "  %-10s  %s images%s, %s positive",
             split.name,
-            len(split),
-            split.labels.sum(),
-            split.fingerprint[:12],
+            f"{len(split):,}",
+            f" of {patients:,} patients" if patients else "",
+            f"{split.labels.sum():,}",
         )
+    logging.info("model: %s at %d x %d pixels", config.model.preset, *2 * [config.image_size])
+    for line in model_lines(stages):
+        logging.info("  %s", line)
+    memory = compiled.memory_analysis()
     logging.info(
-        "%d steps of %d images, %d images per epoch; "
-        "a step needs %.0f MiB per device and %.2f GFLOP per image",
+        "training: %d steps of %d images, %s images per epoch",
         total_steps,
         config.batch_size,
-        epoch_size,
-        size,
-        flops / 1e9,
+        f"{epoch_size:,}",
     )
+    logging.info(
+        "devices: %d x %s (mesh: %s); a step needs %s of memory on each",
+        mesh.size,
+        jax.devices()[0].device_kind,
+        ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
+        f"{(memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**20:,.0f} MiB"
+        if memory
+        else "an unknown amount",
+    )
+
+
+def model_lines(stages: list[Stage]) -> list[str]:
+    """A line for each stage: what it puts out, its parameters and its forward cost; and the sum."""
+    rows = [("stage", "output", "parameters", "forward MFLOP")]
+    rows += [
+        (
+            stage.name,
+            " x ".join(map(str, stage.output)),
+            f"{stage.parameters:,}",
+            f"{stage.flops / 1e6:,.2f}",
+        )
+        for stage in stages
+    ]
+    parameters = sum(stage.parameters for stage in stages)
+    rows.append(("total", "", f"{parameters:,}", f"{sum(s.flops for s in stages) / 1e6:,.2f}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}"
+        for a, b, c, d in rows
+    ]
 
 
 class Reporter:
@@ -145,6 +213,7 @@ class Reporter:
         self._flops, self._peak = flops, PEAK_FLOPS.get(jax.devices()[0].device_kind)
         self._on_non_finite = on_non_finite
         self._recent: list[metrics.Collection] = []
+        self._newest = 0
         self._since = time.monotonic()
 
     def read(self, number: int, figures: dict[str, jax.Array]) -> None:
@@ -153,8 +222,18 @@ class Reporter:
         if values["skipped"] and self._on_non_finite:
             self._on_non_finite(number)
         self._recent.append(TrainMetrics.single_from_model_output(**values))
-        if number % self._every_steps:
+        self._newest = number
+        if number % self._every_steps == 0:
+            self.write()
+
+    def write(self) -> None:
+        """Writes the means of the steps since the last line, if there are any.
+
+        Called at the end too, so that a run shorter than `every_steps` has its loss logged.
+        """
+        if not self._recent:
             return
+        number = self._newest
         means = functools.reduce(lambda a, b: a.merge(b), self._recent).compute()
         now = time.monotonic()
         rate = len(self._recent) / (now - self._since)
@@ -174,6 +253,12 @@ class Reporter:
         start = time.monotonic()
         yield
         self._since += time.monotonic() - start
+
+
+def write_parameters(writer: metric_writers.MetricWriter, state: TrainState) -> None:
+    """Name, shape and size of every parameter, as a text."""
+    table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    writer.write_texts(0, {"parameters": f"```\n{table}\n```"})
 
 
 def write_histograms(writer: metric_writers.MetricWriter, number: int, state: TrainState) -> None:

@@ -89,18 +89,16 @@ def train(config: ConfigDict, workdir: str) -> int:
     compiled = train_step.lower(
         abstract_state, input_pipeline.abstract_batch(config.batch_size, config.image_size, mesh)
     ).compile()
-    flops = monitor.training_flops(config)
+    stages = monitor.stages_of(config)
     monitor.log_start(
-        config, state, compiled, mesh, [training, validation], order.epoch_size, total_steps, flops
+        config, stages, compiled, mesh, [training, validation], order.epoch_size, total_steps
     )
 
-    writer = monitor.make_writer(workdir, start)
+    writer = monitor.make_writer(workdir, start, total_steps)
     if start == 0:
         writer.write_hparams(config_lib.flatten(config))
+        monitor.write_parameters(writer, state)
         _write_augmented(writer, config, training, order)
-    report_progress = periodic_actions.ReportProgress(
-        num_train_steps=total_steps, every_steps=config.log_every_steps
-    )
     profile = periodic_actions.Profile(
         logdir=str(epath.Path(workdir) / "tensorboard"), num_profile_steps=5, first_profile=10
     )
@@ -110,7 +108,7 @@ def train(config: ConfigDict, workdir: str) -> int:
         batch_size=config.batch_size,
         epoch_size=order.epoch_size,
         schedule=schedule,
-        flops=flops,
+        flops=monitor.training_flops(stages),
         on_non_finite=(
             functools.partial(monitor.stop_at_non_finite, workdir, training, order)
             if config.non_finite == "stop"
@@ -135,13 +133,16 @@ def train(config: ConfigDict, workdir: str) -> int:
         if previous:  # read while this step runs, so that reading never stalls the device
             reporter.read(*previous)
         previous = (number, metrics)
-        report_progress(number)
         if config.profile:
             profile(number)
 
         stop = interrupted.is_set() or manager.reached_preemption(number)
         figures = None
         if number % evaluate_every == 0 or number == total_steps:
+            reporter.read(*previous)  # this step's too, before the clock stands still
+            previous = None
+            if number == total_steps:
+                reporter.write()
             with reporter.paused():
                 figures = validate(
                     create_model(config.model),  # in the forms that are fast for few images
@@ -162,7 +163,9 @@ def train(config: ConfigDict, workdir: str) -> int:
                 metrics=figures,
             )
         if stop and number < total_steps:
-            reporter.read(*previous)
+            if previous:
+                reporter.read(*previous)
+            reporter.write()
             manager.wait_until_finished()
             writer.flush()
             logging.warning("stopped by a signal after step %d, which is saved", number)
@@ -170,8 +173,13 @@ def train(config: ConfigDict, workdir: str) -> int:
 
     if previous:
         reporter.read(*previous)
+    reporter.write()
     writer.flush()
     manager.wait_until_finished()
+    best = manager.best_step()
+    if best is not None and (found := manager.metrics(best)):
+        auroc = found[checkpoint.BEST]
+        logging.info("best checkpoint: step %d, validation AUROC %.4f", best, auroc)
     manager.close()
     _on_sigterm(lambda: sys.exit(INTERRUPTED))  # nothing is left to save
     return INTERRUPTED if interrupted.is_set() else 0

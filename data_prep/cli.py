@@ -1,8 +1,18 @@
-"""What every command of both packages shares: how an error that the caller can mend is shown."""
+"""What every command of both packages shares: errors that the caller can mend, and progress."""
 
+import io
+import math
+import operator
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+PROGRESS_SECONDS = 10.0  # between two lines of progress in a log file
+PROGRESS_LINES = 20  # of one piece of work in a log file, at most
 
 
 class UserError(Exception):
@@ -28,3 +38,50 @@ def run(main: Callable[[], int | None]) -> None:
 def cores() -> int:
     """The cores that this process may use, which a container can limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def progress(
+    iterable: Iterable[Any] | None,
+    what: str,
+    total: int | None = None,
+    *,
+    unit: str = "image",
+    **kwargs: Any,
+) -> "tqdm":
+    """A tqdm bar on stderr; where that is no terminal but a log file, a plain line now and then.
+
+    A log file gets at most `PROGRESS_LINES` lines, `PROGRESS_SECONDS` apart, each with the rate and
+    the time left, and none of work that is done before the first is due.
+
+    Args:
+        iterable: what is passed on; None where the caller calls `update`.
+        what: is done, such as "decoding".
+        total: its length where `iterable` has none.
+        unit: one of the things, in the singular.
+        **kwargs: of `tqdm.tqdm`, for the terminal.
+    """
+    from tqdm import tqdm
+
+    if not sys.stderr.isatty():
+        length = operator.length_hint(iterable) if total is None else total
+        kwargs |= {
+            "file": _Lines(),
+            "bar_format": "{desc}: {n_fmt} of {total_fmt}{unit}, {rate_noinv_fmt}, "
+            "{remaining} left",
+            "mininterval": PROGRESS_SECONDS,
+            "maxinterval": math.inf,  # or tqdm's own clock would lower miniters to 1
+            "miniters": max(1, length // PROGRESS_LINES),
+            "delay": PROGRESS_SECONDS,
+            "leave": False,
+        }
+        unit = f" {unit}s"
+    return tqdm(iterable, what, total, unit=unit, **kwargs)
+
+
+class _Lines(io.TextIOBase):
+    """stderr for tqdm where nothing can be written over: every state is a line of its own."""
+
+    def write(self, text: str) -> int:
+        if line := " ".join(text.split()):
+            print(line, file=sys.stderr, flush=True)
+        return len(text)

@@ -11,10 +11,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
-from tqdm import tqdm
 
 from data_prep import manifest
-from data_prep.cli import UserError
+from data_prep.cli import UserError, progress
 
 
 def prepare_once(
@@ -81,13 +80,13 @@ def prepare_once(
         finally:
             for draft in _drafts(folder):
                 draft.rmtree(missing_ok=True)
-    print(f"{folder}: {counts['accepted']} accepted, {counts['rejected']} rejected")
+    print(f"{folder}: {counts['accepted']:,} radiographs accepted, {counts['rejected']:,} refused")
     for code, count in counts["by_code"].items():
         print(f"  {count} {code}")
     for split, summary in splits.items():
         print(
-            f"  {split}: {summary['images']} images, {summary['positive']} positive, "
-            f"{summary['patients']} patients, content {summary['content_sha256'][:16]}"
+            f"  {split:10}  {summary['images']:,} images of {summary['patients']:,} patients, "
+            f"{summary['positive']:,} positive; content hash {summary['content_sha256'][:12]}"
         )
 
 
@@ -122,11 +121,10 @@ def _summarise(builder: Any) -> dict[str, Any]:
     """Reads the records back from the disk: what is hashed is what training will see."""
     return {
         split: manifest.summarise_split(
-            tqdm(
+            progress(
                 tfds.as_numpy(builder.as_dataset(split=split)),
                 f"hashing {split}",
                 info.num_examples,
-                unit="image",
             )
         )
         for split, info in builder.info.splits.items()

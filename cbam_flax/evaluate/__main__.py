@@ -60,7 +60,7 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     # Here, so that --help and a wrong flag are answered at once.
-    from cbam_flax.evaluate import compare, plots, run
+    from cbam_flax.evaluate import compare, run
 
     logging.set_verbosity(logging.ERROR)  # orbax warns of what is meant
     if args.compare:
@@ -68,10 +68,8 @@ def main() -> None:
         return
     given = {key: value for key, value in vars(args).items() if value is not None}
     metrics = run.evaluate_workdir(**given)
-    for warning in metrics["warnings"]:
-        print(warning)
-    print(f"AUROC {plots.shown(metrics['auroc'])} on {metrics['n']:,} images")
-    print(f"report: {args.workdir}/evaluation/{metrics['name']}/report.html")
+    for line in run.conclusion(args.workdir, metrics):
+        print(line)
 
 
 def _count(text: str) -> int:

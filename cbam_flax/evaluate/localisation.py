@@ -12,10 +12,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from cbam_flax.evaluate import bootstrap, saliency
 from cbam_flax.models import CBAMResNet
+from data_prep import cli
 
 MEASURES = ("pointing", "energy")
 UNTRAINED = 32  # draws of random weights
@@ -126,7 +126,8 @@ def localise(
     untrained = [_redrawn(variables, seed) for seed in range(UNTRAINED)]
     share = -(-len(films) // UNTRAINED)  # of the films, for each draw
     found = {}
-    for method in tqdm(saliency.methods_of(model), "maps", delay=3, leave=False):
+    methods = saliency.methods_of(model)
+    for method in cli.progress(methods, "saliency maps", unit="method", delay=3, leave=False):
         found[method] = score(saliency.maps(method, model, variables, films, share), boxes)
         found[f"random_{method}"] = score(
             _maps_of_untrained(untrained, method, model, films, share), boxes

@@ -147,7 +147,8 @@ def training(rows: Sequence[Mapping[str, float]], step: int) -> Figure:
             if points:
                 axes.plot(*zip(*points, strict=True), style, color=colour, ms=3, label=name)
         axes.axvline(step, color=ORANGE, ls="--", lw=1)
-        axes.legend(fontsize=8)
+        if axes.get_legend_handles_labels()[0]:  # matplotlib warns of a legend of nothing
+            axes.legend(fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     lower.set_xlabel(f"step (dashed: the evaluated checkpoint, {step:,})")
     return figure

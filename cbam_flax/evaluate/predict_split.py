@@ -7,15 +7,15 @@ from typing import Any
 import jax
 import numpy as np
 import scipy.special
-from flax import linen as nn
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from tqdm import tqdm
 
 from cbam_flax.input_pipeline import Split
+from cbam_flax.models import CBAMResNet
 from cbam_flax.sharding import AXES, make_mesh, replicated
 from cbam_flax.step import eval_step
+from data_prep import cli
 
 Predictions = dict[str, np.ndarray]
 
@@ -25,7 +25,7 @@ FURTHER_COLUMNS = ("view", "sex", "age", "spacing", "detailed_class")
 
 
 def predict_split(
-    model: nn.Module,
+    model: CBAMResNet,
     variables: dict[str, Any],
     split: Split,
     batch_size: int,
@@ -58,14 +58,18 @@ def predict_split(
 
     logits: list[np.ndarray] = []
     pending: collections.deque[jax.Array] = collections.deque()
-    for start in tqdm(range(0, len(split), batch_size), split.name, delay=3, leave=False):
-        images = np.zeros(shape, np.uint8)
-        chosen = split.images[start : start + batch_size]
-        images[: len(chosen)] = chosen
-        batch = jax.make_array_from_callback(shape, sharding, images.__getitem__)
-        pending.append(forward(variables, batch))
-        if len(pending) > 1:  # read one batch while the next is computed
-            logits.append(jax.device_get(pending.popleft()))
+    with cli.progress(
+        None, f"predicting {split.name}", len(split), delay=3, leave=False
+    ) as progress:
+        for start in range(0, len(split), batch_size):
+            images = np.zeros(shape, np.uint8)
+            chosen = split.images[start : start + batch_size]
+            images[: len(chosen)] = chosen
+            batch = jax.make_array_from_callback(shape, sharding, images.__getitem__)
+            pending.append(forward(variables, batch))
+            if len(pending) > 1:  # read one batch while the next is computed
+                logits.append(jax.device_get(pending.popleft()))
+            progress.update(len(chosen))
     logits.extend(jax.device_get(list(pending)))
     logit = np.round(np.concatenate(logits)[: len(split)].astype(np.float64), LOGIT_DECIMALS)
 
@@ -91,7 +95,7 @@ def group_size(image_size: int) -> int:
 
 
 @functools.lru_cache(maxsize=4)
-def _forward(model: nn.Module, mesh: Mesh, group: int) -> Any:
+def _forward(model: CBAMResNet, mesh: Mesh, group: int) -> Any:
     """The compiled `eval_step` over (B, S, S) images, group after group on each device."""
 
     def on_one_device(variables: Any, images: jax.Array) -> jax.Array:

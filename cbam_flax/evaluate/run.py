@@ -2,13 +2,21 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from cbam_flax import checkpoint
-from cbam_flax.evaluate import analysis, bootstrap, calibration, localisation, pictures, report
+from cbam_flax.evaluate import (
+    analysis,
+    bootstrap,
+    calibration,
+    localisation,
+    pictures,
+    plots,
+    report,
+)
 from cbam_flax.evaluate import folder as evaluation_folder
 from cbam_flax.evaluate.predict_split import Predictions, predict_split, with_known_patients
 from cbam_flax.input_pipeline import Split, load_split
@@ -108,6 +116,22 @@ def evaluate_workdir(
     evaluation_folder.write(place, metrics, predictions, drawn, page)
     pictures.write_to_tensorboard(folder / "tensorboard", restored.step, metrics["name"], drawn)
     return metrics
+
+
+def conclusion(workdir: str, metrics: Mapping[str, Any]) -> list[str]:
+    """The lines with which a command ends: AUROC with its interval, the warnings, the report.
+
+    Args:
+        metrics: what `evaluate_workdir` returned; nothing where it returned nothing.
+    """
+    if not metrics:
+        return []
+    return [
+        f"{metrics['n']:,} images of the {metrics['split']} split: "
+        f"AUROC {plots.shown(metrics['auroc'])}, with the 95 % interval over patients",
+        *([f"warning: {text}" for text in metrics["warnings"]] or ["warnings: none"]),
+        f"report: {workdir}/evaluation/{metrics['name']}/report.html",
+    ]
 
 
 def _trained_on(restored: checkpoint.Restored, split: Split) -> bool:

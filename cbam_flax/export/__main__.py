@@ -32,11 +32,15 @@ def main() -> None:
     from cbam_flax.export.run import export_workdir
 
     description = export_workdir(arguments.workdir, arguments.out, arguments.step)
-    for name, entry in description["files"].items():
-        print(f"{entry['bytes'] / 1e6:10.2f} MB  {name}")
     for name, difference in description["verification"]["max_difference"].items():
-        print(f"{name} differs from the training code by at most {difference:.1e}")
-    print(f"bundle of step {description['fingerprints']['checkpoint']['step']}: {arguments.out}")
+        files = description["files"].items()
+        size = sum(entry["bytes"] for file, entry in files if file.split("/")[0] == name)
+        print(
+            f"{name:15}  {size / 1e6:6.2f} MB, "
+            f"within {difference:.1e} of the training code's probabilities and attention maps"
+        )
+    step = description["fingerprints"]["checkpoint"]["step"]
+    print(f"bundle of the checkpoint of step {step}: {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from cbam_flax.predict.bundle import ARTEFACTS
+from data_prep import cli
 
 if TYPE_CHECKING:
     import jax
@@ -54,7 +54,7 @@ def write(folder: pathlib.Path, infer: Callable[..., Any], image_size: int) -> N
     # Both StableHLO forms carry the source of each operation; not where it lay on this machine.
     jax.config.update("jax_hlo_source_file_canonicalization_regex", SOURCE_FOLDERS)
     writers = {"jax": write_stablehlo, "onnx": write_onnx, "tensorflow": write_saved_model}
-    for runtime, write_one in tqdm(writers.items(), "writing", unit="artefact"):
+    for runtime, write_one in cli.progress(writers.items(), "writing", unit="artefact"):
         write_one(folder / ARTEFACTS[runtime], infer, image_size)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import cv2
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from cbam_flax.checkpoint import load_for_inference
 from cbam_flax.export import artefacts
@@ -96,7 +95,8 @@ def verify(
         inputs = pathlib.Path(scratch) / "images.npy"
         np.save(inputs, images)
         run = functools.partial(_run_alone, folder, inputs)
-        results = tqdm(pool.map(run, bundle_lib.ARTEFACTS), "verifying", 3, unit="artefact")
+        outputs_of_all = pool.map(run, bundle_lib.ARTEFACTS)
+        results = cli.progress(outputs_of_all, "verifying", 3, unit="artefact")
         for name, outputs in zip(bundle_lib.ARTEFACTS.values(), results, strict=True):
             difference = max(float(np.abs(outputs[key] - expected[key]).max()) for key in expected)
             # Written so that a NaN fails too.

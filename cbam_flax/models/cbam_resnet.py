@@ -157,7 +157,7 @@ class CBAMResNet(nn.Module):
             ValueError: images of another rank, channel count or dtype, or too small.
         """
         self.check(images)
-        x = images.astype(self.dtype)
+        x: ops.Map = images.astype(self.dtype)
         for layer in self.layers(train).values():
             x = layer(x)
         return x
@@ -213,7 +213,7 @@ class CBAMResNet(nn.Module):
         self, init: Callable[..., Any], types: dict[str, Any], train: bool, x: jax.Array
     ) -> jax.Array:
         """`(B, H, W, C)` to logits `(B,)`."""
-        dense = partial(nn.Dense, kernel_init=init, **types)
+        dense: Layer = partial(nn.Dense, kernel_init=init, **types)
         x = x.reshape(x.shape[0], -1) if self.head == "flatten" else jnp.mean(x, axis=(1, 2))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = nn.relu(dense(self.hidden, name="hidden")(x))

@@ -1,7 +1,7 @@
 """Inference, a few images at a time where that is faster."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -54,10 +54,11 @@ def infer(model: CBAMResNet, variables: Mapping[str, Any], images: jax.Array) ->
     fewest = max(round(min(model.stages) * model.width), 1)
     count = model.stage_ops[0].chunk(images.shape, fewest)
     if count == images.shape[0]:
-        return model.apply(variables, images)
+        return cast(jax.Array, model.apply(variables, images))
     names = layer_names(model)
     last = names.index("block4")
     early, late = part(model, names[:last]), part(model, names[last:])
     chunks = images.astype(model.dtype).reshape(-1, count, *images.shape[1:])
     maps = jax.lax.map(lambda chunk: ops.array(early.apply(variables, chunk)), chunks)
-    return late.apply(variables, maps.reshape(-1, *maps.shape[2:]))
+    logits = late.apply(variables, maps.reshape(-1, *maps.shape[2:]))
+    return cast(jax.Array, logits)

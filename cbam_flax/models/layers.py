@@ -79,7 +79,7 @@ class BatchNorm(nn.BatchNorm):
     gate_follows: bool = False
 
     @nn.compact
-    def __call__(self, x: ops.Map) -> ops.Map:
+    def __call__(self, x: ops.Map) -> ops.Map:  # type: ignore[override]
         if not isinstance(x, ops.FeatureMap):
             return super().__call__(x)
         if x.ops.moments is None:

@@ -58,10 +58,13 @@ def main() -> int:
         )
     if summary.without_dicom:
         print(
-            f"no DICOM output for {summary.without_dicom} of the scored films: they have no valid "
+            f"no DICOM output for {summary.without_dicom} of the scored images: they have no valid "
             f"study, series and instance UID to refer to"
         )
-    print(f"{summary.scored} scored, {summary.refused} refused: {arguments.out}")
+    print(
+        f"images: {summary.scored} scored, {summary.refused} refused; "
+        f"see predictions.csv and rejected.csv in {arguments.out}"
+    )
     return 0 if summary.scored else 1
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from cbam_flax.predict import reader, results
 from cbam_flax.predict.predictor import Predictor
 from cbam_flax.predict.scope import out_of_scope
+from data_prep import cli
 
 REJECTED_COLUMNS = ("file", "code", "message")
 
@@ -40,8 +41,6 @@ def score_files(
     While the model runs on a batch, the next one is decoded in other processes and the answers to
     the previous one are written.
     """
-    from tqdm import tqdm
-
     wanted = {"overlays": overlays, "dicom": dicom}
     folders = {name: out / name for name in wanted if wanted[name]}
     for folder in folders.values():
@@ -60,7 +59,7 @@ def score_files(
     scored, refused, without_dicom = {}, {}, 0  # lines by the file's place in the call
     with (
         ThreadPoolExecutor(max(workers, 1)) as pool,
-        tqdm(total=len(sources), desc="predicting", unit="film") as progress,
+        cli.progress(None, "predicting", len(sources)) as progress,
     ):
         for found, rejected in reader.map_ahead(score, batches, workers=1, ahead=2):
             for answer in found:

@@ -6,10 +6,9 @@ import sys
 
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
 from data_prep.audit.near_duplicates import Look, find_pairs, look_at
-from data_prep.cli import UserError
+from data_prep.cli import UserError, progress
 from data_prep.rsna import Labels, list_images, read_labels, read_rows
 from data_prep.workers import run_tasks
 
@@ -89,7 +88,7 @@ def look_at_films(
     paths = {files[image_id]: image_id for image_id in ids if image_id in files}
     looks: dict[str, Look] = {}
     results = run_tasks(look_at, paths, workers=workers)
-    for path, look in tqdm(results, "films", len(paths), unit="image"):
+    for path, look in progress(results, "reading radiographs", len(paths)):
         if isinstance(look, Look):
             looks[paths[path]] = look
     if len(looks) < len(ids):

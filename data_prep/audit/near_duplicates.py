@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
+from data_prep import cli
 from data_prep.dicom import DicomRefusal, read_radiograph
 
 _SIDE = 16  # of the hash: 256 bits
@@ -41,7 +41,7 @@ def find_pairs(hashes: np.ndarray, max_distance: int = MAX_DISTANCE) -> np.ndarr
     """(pairs, 2) of rows i < j of `hashes` (n, 4) that differ in at most `max_distance` bits."""
     pairs = []
     block = 512
-    for start in tqdm(range(0, len(hashes), block), "comparing", unit="block"):
+    for start in cli.progress(range(0, len(hashes), block), "comparing", unit="block"):
         rows, others = hashes[start : start + block], hashes[start:]
         distance = np.zeros((len(rows), len(others)), np.uint16)
         for word in range(hashes.shape[1]):  # one word at a time, to stay within the caches

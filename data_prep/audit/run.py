@@ -3,8 +3,8 @@
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from data_prep import cli
 from data_prep.audit import leakage as leak
 from data_prep.audit.confounders import category, confounder_auroc
 from data_prep.audit.inputs import CONFOUNDERS, Table
@@ -34,7 +34,7 @@ def audit(
         return leak.leakage(table.label, patient, image_of_row, in_train, in_test, duplicates)
 
     leakage = {}
-    for scheme, (unit, unit_names) in tqdm(units.items(), "splits"):
+    for scheme, (unit, unit_names) in cli.progress(units.items(), "splitting", unit="scheme"):
         share = TEST_SHARES[scheme]
         splits = leak.random_splits(unit, share, draws)
         leakage[f"by {scheme}, {1 - share:.0%} / {share:.0%}"] = leak.mean_and_range(
@@ -64,7 +64,7 @@ def confounders(
     }
     groups = {name: [value] for name, value in values.items()} | {"union": list(values.values())}
     result: dict[str, Any] = {}
-    for name, group in tqdm(groups.items(), "confounders"):
+    for name, group in cli.progress(groups.items(), "confounders", unit="value"):
         result[name] = {"auroc": confounder_auroc(table.label, patient, group, draws)}
         if name in values:
             result[name]["positive_rate"] = {

@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 from etils import epath
-from tqdm import tqdm
 
-from data_prep import mapping, rsna
+from data_prep import cli, mapping, rsna
 from data_prep.features import record_features
 from data_prep.manifest import outcomes_dir
 from data_prep.radiographs import Film, Preprocessing, lost_film, prepare_film, rejected
@@ -132,7 +131,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self, split: str, tasks: list[tuple[rsna.Record, Preprocessing]]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         results = run_tasks(prepare_film, tasks, workers=self._workers)
-        for task, result in tqdm(results, split, len(tasks), unit="image"):
+        for task, result in cli.progress(results, f"preparing {split}", len(tasks)):
             film: Film = lost_film(task, result) if isinstance(result, Lost) else result
             self.outcomes.append(film.outcome)
             if film.example:

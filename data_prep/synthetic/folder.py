@@ -14,9 +14,7 @@ import pathlib
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 
-from tqdm import tqdm
-
-from data_prep.cli import UserError
+from data_prep.cli import UserError, progress
 from data_prep.synthetic.films import uids_of, write_film
 from data_prep.synthetic.phantom import Box
 from data_prep.synthetic.planning import Plan, plans
@@ -62,17 +60,21 @@ def write(out: pathlib.Path, images: int, seed: int = 0, workers: int = 1) -> No
         folder = pathlib.Path(scratch) / "whole"
         (folder / "stage_2_train_images").mkdir(parents=True)
         draw = functools.partial(write_film, folder / "stage_2_train_images", seed)
-        progress = functools.partial(tqdm, total=images, desc="drawing films", unit="film")
+        shown = functools.partial(progress, what="drawing radiographs", total=images)
         if workers == 1:
-            boxes = list(progress(map(draw, chosen)))
+            boxes = list(shown(map(draw, chosen)))
         else:
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(min(workers, images), mp_context=context) as pool:
-                boxes = list(progress(pool.map(draw, chosen, chunksize=4)))
+                boxes = list(shown(pool.map(draw, chosen, chunksize=4)))
         _write_tables(folder, chosen, boxes)
         _write_mapping(folder / MAPPING_FILE, chosen, seed)
         (folder / _MARK).write_text(json.dumps(made_by, indent=1) + "\n")
         folder.rename(out)
+    patients, positive = len({plan.patient for plan in chosen}), sum(map(bool, boxes))
+    print(
+        f"{out}: {images} synthetic radiographs of {patients} patients, {positive} with opacities"
+    )
 
 
 def _write_tables(folder: pathlib.Path, chosen: list[Plan], boxes: list[list[Box]]) -> None:

@@ -49,6 +49,11 @@ def test_a_second_load_reads_the_cache_and_gives_the_same(prepared, monkeypatch)
         assert len(column) == len(second.columns[name]) == 21
 
 
+def test_decoding_brings_no_notice_of_a_library(copy_of_data, caplog):
+    load(copy_of_data)
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 def test_missing_data_names_the_folder_and_what_is_there(prepared):
     with pytest.raises(UserError, match=r"rsna_pneumonia.*holds pneumonia_mnist/28px"):
         load(prepared, dataset="rsna_pneumonia")

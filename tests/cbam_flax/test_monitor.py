@@ -1,9 +1,11 @@
 import json
+import logging
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cbam_flax import monitor
 from cbam_flax.config import default_config
@@ -35,6 +37,42 @@ def test_a_resumed_run_drops_the_lines_it_will_write_again(tmp_path):
     assert [line["loss"] for line in read(tmp_path)] == [1, 2, 30]
 
 
+def test_the_console_gets_scalars_and_tensorboard_everything(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="absl")
+    writer = monitor.make_writer(str(tmp_path), start=0, total_steps=20)
+    writer.write_hparams({"seed": 0})
+    writer.write_texts(0, {"parameters": "a table"})
+    writer.write_images(0, {"augmented": np.zeros((1, 8, 8, 1), np.uint8)})
+    writer.write_scalars(5, {"loss": 0.25, "gradient_norm": 3.0, "skipped": 0.0})
+    writer.write_scalars(5, {"validation/auroc": 0.75})
+    writer.write_histograms(5, {"block1/kernel": np.arange(9.0)})
+    writer.flush()
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2
+    assert lines[0].startswith("step  5/20  0:00:0")
+    assert lines[0].endswith(" left  training    loss 0.2500")
+    assert lines[1].endswith(" left  validation  AUROC 0.7500")
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    names = {"parameters", "augmented", "loss", "validation/auroc", "block1/kernel"}
+    assert names <= set(events.Tags()["tensors"])
+
+
+def test_skipped_steps_are_told(caplog):
+    caplog.set_level(logging.INFO, logger="absl")
+    monitor.ConsoleWriter(start=0, total_steps=9).write_scalars(3, {"loss": 1.0, "skipped": 0.125})
+    assert "12.5% of the steps skipped" in caplog.text
+
+
+def test_the_model_is_a_line_for_each_stage_and_their_sum():
+    stages = monitor.stages_of(default_config())
+    lines = monitor.model_lines(stages)
+    names = [line.split()[0] for line in lines]
+    assert names == ["stage", *(stage.name for stage in stages), "total"]
+    assert len({len(line) for line in lines}) == 1  # the columns are aligned
+    assert f" {sum(stage.parameters for stage in stages):,} " in lines[-1]
+
+
 def figures(loss, skipped=False):
     return {
         "loss": jnp.float32(loss),
@@ -54,7 +92,7 @@ def test_flops_of_training_agree_with_the_compiler():
 
     gradient = jax.grad(lambda variables, images: model.apply(variables, images).sum())
     counted = jax.jit(gradient).lower(variables, images).cost_analysis()["flops"]
-    assert monitor.training_flops(config) == pytest.approx(counted, rel=0.1)
+    assert monitor.training_flops(monitor.stages_of(config)) == pytest.approx(counted, rel=0.1)
 
 
 def test_the_reporter_writes_means_where_a_line_is_due(tmp_path, monkeypatch):
@@ -84,6 +122,24 @@ def test_the_reporter_writes_means_where_a_line_is_due(tmp_path, monkeypatch):
         pass
     reporter.read(5, figures(float("nan"), skipped=True))
     assert stopped_at == [5]
+
+
+def test_a_run_shorter_than_a_line_is_due_has_its_loss_written(tmp_path):
+    reporter = monitor.Reporter(
+        monitor.JsonlWriter(str(tmp_path), start=0),
+        every_steps=20,
+        batch_size=8,
+        epoch_size=16,
+        schedule=lambda step: 0.1,
+        flops=1000.0,
+        on_non_finite=None,
+    )
+    for number, loss in enumerate([1.0, 2.0, 6.0], 1):
+        reporter.read(number, figures(loss))
+    assert not (tmp_path / "metrics.jsonl").exists()
+    reporter.write()
+    reporter.write()  # nothing is left, so nothing is written
+    assert [(line["step"], line["loss"]) for line in read(tmp_path)] == [(3, 3.0)]
 
 
 def test_a_step_that_is_not_finite_leaves_its_batch_behind(tmp_path):

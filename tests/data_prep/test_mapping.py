@@ -41,6 +41,13 @@ def test_another_mapping_is_used_with_a_warning(tmp_path, capsys):
     assert "not the official mapping" in capsys.readouterr().err
 
 
+def test_the_mapping_of_synthetic_images_needs_no_warning(tmp_path, capsys):
+    path = write(tmp_path / "m.json", [])
+    (tmp_path / mapping.SYNTHETIC_MARK).touch()
+    assert mapping.find_mapping(str(path), str(tmp_path)) == path
+    assert capsys.readouterr().err == ""
+
+
 def test_the_official_mapping_is_downloaded_once_and_checked(tmp_path, monkeypatch, capsys):
     content = b"[]"
     calls = []

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -89,14 +90,12 @@ def test_a_second_run_does_nothing(raw, prepared):
 def test_killed_in_the_middle_and_run_again(raw, prepared, tmp_path):
     arguments = rsna(raw, tmp_path / "data", "--workers=1")
     command = [sys.executable, "-m", "data_prep.prepare", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        seen = b""
-        while b"test:" not in seen:  # the last split's bar: two splits are written by then
-            chunk = process.stderr.read1(1000)
-            assert chunk, "it ended before it could be killed"
-            seen += chunk
-        process.send_signal(signal.SIGKILL)
     variant = tmp_path / "data" / "rsna_pneumonia" / "64px"
+    with subprocess.Popen(command) as process:
+        while not list(variant.glob("incomplete.*/*-validation.*")):  # two splits are written
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
     assert not (variant / "1.0.0" / "manifest.json").exists()
     assert os.listdir(variant) != []
     again = run("prepare", *arguments)

@@ -81,7 +81,29 @@ def finished(prepared, environment, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished")
     done = run(command(prepared, workdir), environment)
     assert done.returncode == 0, done.stderr
+    workdir.with_suffix(".log").write_text(done.stderr)
     return workdir
+
+
+def test_the_console_tells_the_story_in_order_and_no_more(finished):
+    lines = finished.with_suffix(".log").read_text().splitlines()
+    starts = [
+        "data: ",
+        "  train ",
+        "  validation ",
+        "model: ",
+        "  total ",
+        "training: ",
+        "devices: ",
+    ]
+    starts += [f"step {number:2}/{STEPS} " for number in range(1, STEPS + 1)]
+    starts += ["best checkpoint: step ", "evaluating ", "21 images of the test split: AUROC "]
+    starts += ["warning: ", "report: "]
+    places = [next(i for i, line in enumerate(lines) if line.startswith(s)) for s in starts]
+    assert places == sorted(places)
+    assert places[-1] == len(lines) - 1
+    stages = places[starts.index("  total ")] - places[starts.index("model: ")]
+    assert len(lines) <= len(starts) + stages + 4  # two validations, and warnings
 
 
 def test_a_run_leaves_every_file_behind(finished):
@@ -109,7 +131,7 @@ def test_sigterm_saves_and_the_same_command_ends_in_the_same_state(
     finished, prepared, environment, tmp_path
 ):
     line = command(prepared, tmp_path)
-    assert run_until(line, environment, "[1] ", signal.SIGTERM) == INTERRUPTED
+    assert run_until(line, environment, f"step {1:2}/{STEPS} ", signal.SIGTERM) == INTERRUPTED
     steps = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
     assert steps
     assert max(steps) < STEPS
@@ -122,7 +144,7 @@ def test_sigterm_saves_and_the_same_command_ends_in_the_same_state(
 
 def test_sigterm_at_the_end_leaves_only_the_evaluation_to_do(prepared, environment, tmp_path):
     line = command(prepared, tmp_path)
-    assert run_until(line, environment, f"[{STEPS}] ", signal.SIGTERM) == INTERRUPTED
+    assert run_until(line, environment, f"step {STEPS}/{STEPS} ", signal.SIGTERM) == INTERRUPTED
     done = run(line, environment)
     assert done.returncode == 0, done.stderr
     assert f"continuing after step {STEPS} of {STEPS}" in done.stderr
@@ -173,7 +195,7 @@ def test_the_negative_control_learns_and_chooses_without_the_truth(prepared, env
 
 def test_kill_9_loses_no_checkpoint_and_changes_no_bit(finished, prepared, environment, tmp_path):
     line = command(prepared, tmp_path)
-    assert run_until(line, environment, "[7] ", signal.SIGKILL) == -signal.SIGKILL
+    assert run_until(line, environment, f"step {7:2}/{STEPS} ", signal.SIGKILL) == -signal.SIGKILL
     done = run(line, environment)
     assert done.returncode == 0, done.stderr
     assert state_hash(tmp_path, STEPS) == state_hash(finished, STEPS)

@@ -12,6 +12,7 @@ return FeatureMaps:
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -93,7 +94,8 @@ class FeatureMap:
         )
 
 
-Map = jax.Array | FeatureMap
+# A plain array or a FeatureMap; as a union mypy could not follow it through linen's modules.
+Map: TypeAlias = Any
 
 
 def values(x: Map) -> jax.Array:
@@ -172,6 +174,8 @@ def spread(x: jax.Array, like: Map) -> Map:
 def over_positions(x: Map, names: Sequence[str]) -> dict[str, jax.Array]:
     """Those of "mean" and "max" that are named, over the positions of each image: `(B, C)`."""
     if isinstance(x, FeatureMap) and x.moments is not None:
+        assert x.scale is not None  # the moments were found for it
+        assert x.offset is not None
         mean, _, high, low = x.moments
         extreme = jnp.where(x.scale >= 0, high, low)
         return {"mean": mean * x.scale + x.offset, "max": extreme * x.scale + x.offset}

@@ -55,6 +55,11 @@ def test_all_plots_are_drawn_the_same_twice(predictions, metrics, restored, tmp_
     assert draw() == drawn
 
 
+def test_the_curves_of_a_run_without_a_logged_loss_warn_of_nothing(recwarn):
+    plots.training([{"step": 1, "learning_rate": 0.1}], 1)
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 def test_curves_pass_through_the_operating_point(predictions, metrics):
     axes = plots.roc(predictions, metrics).axes[0]
     lines = {line.get_label().split(",")[0]: line.get_xydata() for line in axes.lines}

@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from cbam_flax import checkpoint, provenance, sharding
 from cbam_flax.evaluate import evaluate_workdir, pictures, predict_split, saliency, validation
+from cbam_flax.evaluate import run as run_lib
 from cbam_flax.input_pipeline import Split
 from cbam_flax.models import create_model
 from cbam_flax.step import TrainState
@@ -178,6 +179,11 @@ def test_validation_is_evaluated_with_a_warning(workdir, data, plain):
     metrics = evaluate_workdir(str(workdir), "validation", **QUICK)
     assert metrics["n"] == SIZES["validation"]
     assert "this very split" in metrics["warnings"][-1]
+    auroc, *warnings, report = run_lib.conclusion("runs/x", metrics)
+    assert f"45 images of the validation split: AUROC {metrics['auroc']['value']:.3f} (" in auroc
+    assert warnings == [f"warning: {text}" for text in metrics["warnings"]]
+    assert report == "report: runs/x/evaluation/validation/report.html"
+    assert "warnings: none" in run_lib.conclusion("runs/x", metrics | {"warnings": []})
 
 
 def test_external_data_keep_the_runs_calibration(workdir, data, plain):

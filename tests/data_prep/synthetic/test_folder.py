@@ -10,6 +10,7 @@ import pydicom
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from data_prep import mapping
 from data_prep.cli import UserError
 from data_prep.synthetic import phantom, planning
 from data_prep.synthetic.folder import MAPPING_FILE, write
@@ -239,6 +240,8 @@ def test_the_command(tmp_path):
     done = subprocess.run([*command, "--images=2", "--workers=1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "set/stage_2_train_images").iterdir())) == 2
+    assert "2 synthetic radiographs of " in done.stdout
+    assert (tmp_path / "set" / mapping.SYNTHETIC_MARK).exists()
 
     wrong = subprocess.run([*command, "--images=0"], capture_output=True, text=True)
     assert wrong.returncode == 2
