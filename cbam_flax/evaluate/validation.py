@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from flax import linen as nn
 from jax.sharding import Mesh
 
 from cbam_flax.evaluate import bootstrap, statistics
 from cbam_flax.evaluate.predict_split import Predictions, predict_split
 from cbam_flax.input_pipeline import Split
+from cbam_flax.models import CBAMResNet
 
 
 def validate(
-    model: nn.Module, variables: dict[str, Any], split: Split, batch_size: int, mesh: Mesh
+    model: CBAMResNet, variables: dict[str, Any], split: Split, batch_size: int, mesh: Mesh
 ) -> dict[str, float]:
     """The figures of `summarise` on a split; the arguments are those of `predict_split`."""
     return summarise(predict_split(model, variables, split, batch_size, mesh))
