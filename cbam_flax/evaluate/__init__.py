@@ -1,6 +1,6 @@
-"""A checkpoint on a split: exact predictions, then figures, maps and the report.
+"""Evaluates a checkpoint on a split: exact predictions, metrics, saliency maps, the report.
 
-`evaluate_workdir` is the whole Python interface; what it needs is imported when it is asked for.
+The Python interface is `evaluate_workdir`; its dependencies are imported on first use.
 """
 
 from typing import TYPE_CHECKING, Any

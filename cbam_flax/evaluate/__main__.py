@@ -1,7 +1,7 @@
-"""A checkpoint on a split: exact predictions, then figures, maps and the report.
+"""Evaluates a checkpoint on a split: exact predictions, metrics, saliency maps, the report.
 
-Leaves WORKDIR/evaluation/<name>/{metrics.json,predictions.csv,report.html,*.png}, and
-WORKDIR/calibration.json, which is fitted on the run's validation split and nothing else.
+Writes WORKDIR/evaluation/<name>/{metrics.json,predictions.csv,report.html,*.png}, and
+WORKDIR/calibration.json, which is fitted only on the run's validation split.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main() -> None:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--workdir", help="folder of the run")
-    what.add_argument("--compare", nargs="+", help="folders of runs that were evaluated already")
+    what.add_argument("--compare", nargs="+", help="folders of evaluated runs")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the best)")
     parser.add_argument("--data_dir", help="other prepared data: external validation")
@@ -43,26 +43,26 @@ def main() -> None:
         dest="prevalences",
         type=_share,
         nargs="+",
-        help="where PPV and NPV are told besides (default: 0.01 0.05 0.2)",
+        help="prevalences for further PPV and NPV (default: 0.01 0.05 0.2)",
     )
     parser.add_argument(
         "--resamples",
         type=_count,
-        help="of patients, behind every interval (default: 2000)",
+        help="of patients, for every interval (default: 2000)",
     )
     parser.add_argument(
         "--explained",
         type=int,
-        help="films whose maps are scored against their boxes; 0: no maps (default: 100)",
+        help="positive images whose saliency maps are scored; 0: no maps (default: 100)",
     )
-    parser.add_argument("--batch_size", type=_count, help="images per call; changes no figure")
+    parser.add_argument("--batch_size", type=_count, help="images per call; changes no metric")
     args = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    # Here, so that --help and a wrong flag are answered at once.
+    # Here, so that --help and a wrong flag return at once.
     from cbam_flax.evaluate import compare, run
 
-    logging.set_verbosity(logging.ERROR)  # orbax warns of what is meant
+    logging.set_verbosity(logging.ERROR)  # orbax warns about what is intended
     if args.compare:
         print(compare.markdown(compare.compare(args.compare, args.name or args.split)))
         return

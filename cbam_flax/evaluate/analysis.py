@@ -1,4 +1,4 @@
-"""Predictions -> everything that metrics.json says of them."""
+"""Predictions -> the metrics of metrics.json."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,12 +21,12 @@ def analyse(
     resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Figures with intervals, at the operating point and beside the shortcuts, as plain JSON.
+    """Metrics with intervals, at the operating point and against shortcut baselines, as plain JSON.
 
     Args:
         predictions: as `evaluate.predict_split` gives them, `probability` already calibrated.
-        train: columns of the training split, for the shortcuts; None where it is not at hand.
-        prevalences: at which PPV and NPV are told besides.
+        train: columns of the training split, for the baselines; None if not available.
+        prevalences: at which PPV and NPV are also reported.
     """
     label, patient = predictions["label"], predictions["patient_id"]
     probability, threshold = predictions["probability"], calibration.threshold
@@ -74,7 +74,7 @@ def at_prevalence(
     resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """PPV and NPV with intervals where another share of the people examined is ill."""
+    """PPV and NPV with intervals at other prevalences."""
     label, patient = predictions["label"], predictions["patient_id"]
     probability = predictions["probability"]
     value = statistics.figures(label, probability, threshold)
@@ -101,7 +101,7 @@ def at_prevalence(
 
 
 def overlap(train: Columns, predictions: Columns) -> dict[str, int]:
-    """How many of the judged images are, or show a patient who is, in the training split."""
+    """How many evaluated images, or images of their patients, are in the training split."""
     return {
         "images": int(np.isin(predictions["image_id"], train["image_id"]).sum()),
         "images_of_known_patients": int(
@@ -111,29 +111,27 @@ def overlap(train: Columns, predictions: Columns) -> dict[str, int]:
 
 
 def warnings(metrics: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before he believes the figures, most serious first."""
+    """Warnings about the metrics, most serious first."""
     found = []
     shared = metrics["overlap"]
     if shared is None:
-        found.append(
-            "The training split was not at hand: leaks and shortcuts have not been checked."
-        )
+        found.append("The training split was not available: leaks and shortcuts were not checked.")
     elif shared["images"]:
         found.append(
             f"LEAK: {shared['images']} of {metrics['n']} images are in the training split too. "
-            f"The figures measure memory."
+            f"The metrics measure memorisation."
         )
     elif shared["images_of_known_patients"]:
         found.append(
             f"LEAK: {shared['images_of_known_patients']} of {metrics['n']} images show patients "
-            f"of the training split. The figures are too good for new patients."
+            f"of the training split. The metrics are too good for new patients."
         )
     if metrics["baselines"]:
         name = metrics["best_baseline"]
         gain = metrics["baselines"][name]["gain"]
         if gain["value"] is not None and gain["low"] <= 0:
             found.append(
-                f"SHORTCUT: the model is not clearly above the {name} baseline, which never "
+                f"SHORTCUT: the model is not clearly better than the {name} baseline, which never "
                 f"sees the image (gain in AUROC {gain['value']:.3f}, 95 % interval "
                 f"{gain['low']:.3f} to {gain['high']:.3f})."
             )
@@ -145,7 +143,7 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
         )
     if metrics["split"] == metrics["calibration"]["split"] and not metrics["external"]:
         found.append(
-            "The checkpoint, the calibration and the operating point were chosen on this very "
-            "split: its figures flatter the model."
+            "The checkpoint, the calibration and the operating point were chosen on this "
+            "split: its metrics are optimistic."
         )
     return found

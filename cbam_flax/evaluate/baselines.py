@@ -1,7 +1,7 @@
 """What the labels can be predicted from without looking at the lungs.
 
-Each baseline is fitted to the training split's labels and predicts the images that the model is
-judged on. A model that is not clearly above the best of them may have learnt no more than it.
+Each baseline is fitted to the training split's labels and predicts the evaluated images. A model
+that is not clearly better than the best of them may have learnt nothing else.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ def shortcut_scores(train: Columns, columns: Columns) -> dict[str, np.ndarray]:
 
     constant: the training prevalence. view: AP or PA alone. metadata: logistic regression on view,
     sex, age decade and pixel spacing. patient: the mean label of the same patient's training
-    images; it knows nothing, and is at 0.5, where no patient is in both splits.
+    images; uninformative (AUROC 0.5) if no patient is in both splits.
     """
     label = np.asarray(train["label"])
     prevalence = float(label.mean())
@@ -39,7 +39,7 @@ def gain_over_shortcuts(
     resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
 ) -> dict[str, dict]:
-    """AUROC of each baseline, and how far the model is above it on the same resamples.
+    """AUROC of each baseline and the model's gain over it, on the same resamples.
 
     Returns:
         For each baseline `auroc` and `gain` (model minus baseline), with intervals.

@@ -1,7 +1,7 @@
 """Intervals and p-values from a bootstrap over patients.
 
-The images of one patient are not independent, so whole patients are drawn with replacement: a
-resample is a vector of whole-number weights, one per image, equal within a patient (the cluster
+The images of one patient are not independent, so patients are drawn with replacement: a
+resample is a vector of integer weights, one per image, equal within a patient (the cluster
 bootstrap: Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
 A statistic is a function of such weights, `(r, n) -> {name: (r,)}`, and works on many resamples
 at once.
@@ -28,7 +28,7 @@ def resample(
     """`statistic` on `resamples` draws of as many patients as there are, (resamples,) each.
 
     The draws are a function of the seed and of the set of patients alone: not of the order of
-    the images, and the same for every statistic, which is what makes differences paired.
+    the images. They are the same for every statistic, so that differences are paired.
     """
     patients, of_image = np.unique(np.asarray(patient_id, str), return_inverse=True)
     n = len(patients)
@@ -48,7 +48,7 @@ def interval(value: float, samples: np.ndarray, patients: int, level: float = LE
 
     Bias-corrected percentiles (Efron 1987, Better bootstrap confidence intervals, without the
     acceleration), expanded by Student's t for the number of patients behind the figure, because
-    percentiles are too narrow for few of them (Hesterberg 2015, What teachers should know about
+    percentiles are too narrow for few patients (Hesterberg 2015, What teachers should know about
     the bootstrap, section 5.3). Resamples that leave the figure undefined are left out.
     """
     samples = samples[np.isfinite(samples)]

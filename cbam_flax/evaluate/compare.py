@@ -19,10 +19,10 @@ NOT_A_DIFFERENCE = {"seed", "evaluate.batch_size", "evaluate.at_end", *FREE_ON_R
 def compare(
     workdirs: Sequence[str], name: str, resamples: int = bootstrap.RESAMPLES, seed: int = 0
 ) -> dict[str, Any]:
-    """Groups the runs by config, and tells the groups' figures and their paired differences.
+    """Groups the runs by config; returns the groups' metrics and their paired differences.
 
-    Runs that differ in the seed alone are one group; its figure is the mean over its runs. The
-    intervals are over patients; what other seeds would have given is told by `sd_over_seeds`.
+    Runs that differ only in the seed are one group, reported by the mean over its runs. The
+    intervals are over patients; `sd_over_seeds` is the spread over seeds.
 
     Args:
         name: of the evaluation folders.
@@ -30,7 +30,7 @@ def compare(
     Returns:
         `groups`: for each its `runs`, `FIGURES` with intervals and `sd_over_seeds` (None for one
         run); `differences`: for each pair of groups and figure the difference first - second with
-        its interval, `p` and, over the whole table, Holm's `p_adjusted`.
+        its interval, `p` and, over the observed table, Holm's `p_adjusted`.
 
     Raises:
         UserError: a run that was not evaluated, or not on the same images.
@@ -61,7 +61,7 @@ def compare(
             found |= {f"{workdir} {figure}": each[figure] for figure in FIGURES}
         return found
 
-    whole = {key: float(value[0]) for key, value in figures(np.ones((1, label.size))).items()}
+    observed = {key: float(value[0]) for key, value in figures(np.ones((1, label.size))).items()}
     samples = bootstrap.resample(figures, patient, resamples, seed)
     behind = statistics.patients_behind(label, label == 1, patient)
 
@@ -73,15 +73,15 @@ def compare(
         table[group] = {"runs": members, "sd_over_seeds": {}}
         for figure in FIGURES:
             table[group][figure] = bootstrap.interval(
-                of_group(whole, group, figure), of_group(samples, group, figure), behind[figure]
+                of_group(observed, group, figure), of_group(samples, group, figure), behind[figure]
             )
-            spread = np.std([whole[f"{run} {figure}"] for run in members], ddof=len(members) > 1)
+            spread = np.std([observed[f"{run} {figure}"] for run in members], ddof=len(members) > 1)
             table[group]["sd_over_seeds"][figure] = (
                 round(float(spread), bootstrap.DECIMALS) if len(members) > 1 else None
             )
     differences: list[dict[str, Any]] = []
     for (one, other), figure in itertools.product(itertools.combinations(groups, 2), FIGURES):
-        value = of_group(whole, one, figure) - of_group(whole, other, figure)
+        value = of_group(observed, one, figure) - of_group(observed, other, figure)
         drawn = of_group(samples, one, figure) - of_group(samples, other, figure)
         differences.append(
             {

@@ -1,10 +1,10 @@
-"""Do the maps fall on the radiologists' boxes? The boxes were never trained on.
+"""Scores saliency maps against the radiologists' boxes, which training never uses.
 
 For each positive image: `pointing`, whether the map's maximum lies inside a box (the pointing game,
 Zhang et al. 2018, Top-down neural attention by excitation backprop), and `energy`, the share of the
-map inside the boxes (Wang et al. 2020, Score-CAM, section 4.2). Three things score without having
-looked: the boxes' share of the image's area, which is what a uniform map gets on both, the mean
-box of the training split, and a model with random weights.
+map inside the boxes (Wang et al. 2020, Score-CAM, section 4.2). Three baselines ignore the
+image or the training: the boxes' share of the area (the score of a uniform map on both measures),
+the mean box of the training split, and a model with random weights.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def coverage(boxes: np.ndarray, height: int, width: int, oversample: int = 8) ->
 
     Args:
         boxes: (k, 4) ymin, xmin, ymax, xmax in [0, 1].
-        oversample: points along each side of a cell at which the union is read.
+        oversample: points along each side of a cell at which the union is sampled.
     """
     rows = (np.arange(height * oversample) + 0.5) / (height * oversample)
     columns = (np.arange(width * oversample) + 0.5) / (width * oversample)
@@ -54,7 +54,7 @@ def score(maps: np.ndarray, boxes: Sequence[np.ndarray]) -> dict[str, np.ndarray
 
 
 def mean_box_map(boxes: np.ndarray, size: int = 32) -> np.ndarray:
-    """(size, size): how often each place lies in a box, over the images that have boxes."""
+    """(size, size): how often each cell lies in a box, over the images that have boxes."""
     return np.mean([coverage(each, size, size, 1) for each in boxes if len(each)], axis=0)
 
 
@@ -70,8 +70,8 @@ def with_intervals(
         scores: what `score` returned for each source of maps; one of them is named `area`.
 
     Returns:
-        For each source `pointing`, `energy`, and but for `area` itself `pointing_gain` and
-        `energy_gain`.
+        For each source `pointing`, `energy`, and except for `area` also `pointing_gain`
+        and `energy_gain`.
     """
     columns = {
         f"{source} {name}": values
@@ -106,44 +106,44 @@ def localise(
     limit: int,
     resamples: int = bootstrap.RESAMPLES,
 ) -> dict[str, Any] | None:
-    """Scores all maps of the model, of random weights and of the baselines on the same films.
+    """Scores all maps of the model, of random weights and of the baselines on the same images.
 
     Args:
         columns: of the split; `boxes` and `patient_id` are used.
         images: uint8 (N, S, S) of the split.
         train_boxes: an array (k, 4) for each image of the training split, for the mean box; None
-            where it is not at hand.
-        limit: at most so many films, drawn at random once and for all.
+            if not available.
+        limit: the most images, drawn at random with a fixed seed.
 
     Returns:
-        `n` films and `scores` as `with_intervals` gives them; None where no film has boxes.
+        `n` images and `scores` as `with_intervals` returns them; None if no image has boxes.
     """
     boxed = np.flatnonzero([len(boxes) > 0 for boxes in columns["boxes"]])
     chosen = np.sort(np.random.default_rng(0).permutation(boxed)[:limit])
     if not chosen.size:
         return None
-    boxes, films = columns["boxes"][chosen], images[chosen]
+    boxes, images = columns["boxes"][chosen], images[chosen]
     untrained = [_redrawn(variables, seed) for seed in range(UNTRAINED)]
-    share = -(-len(films) // UNTRAINED)  # of the films, for each draw
+    share = -(-len(images) // UNTRAINED)  # images per draw of weights
     found = {}
     methods = saliency.methods_of(model)
     for method in cli.progress(methods, "saliency maps", unit="method", delay=3, leave=False):
-        found[method] = score(saliency.maps(method, model, variables, films, share), boxes)
+        found[method] = score(saliency.maps(method, model, variables, images, share), boxes)
         found[f"random_{method}"] = score(
-            _maps_of_untrained(untrained, method, model, films, share), boxes
+            _maps_of_untrained(untrained, method, model, images, share), boxes
         )
     if train_boxes is not None and any(map(len, train_boxes)):
         mean_box = mean_box_map(train_boxes)
-        found["mean_box"] = score(np.broadcast_to(mean_box, (len(films), *mean_box.shape)), boxes)
-    found["area"] = score(np.ones((len(films), 32, 32)), boxes)
+        found["mean_box"] = score(np.broadcast_to(mean_box, (len(images), *mean_box.shape)), boxes)
+    found["area"] = score(np.ones((len(images), 32, 32)), boxes)
     patient = columns["patient_id"][chosen]
     return {"n": int(chosen.size), "scores": with_intervals(found, patient, resamples)}
 
 
 def _redrawn(variables: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Variables as before training: kernels by He's normal, biases zero, batch norm the identity.
+    """Untrained variables: kernels from He's normal, biases zero, batch norm the identity.
 
-    By numpy, because compiling the model's own initialisers takes longer than all its maps.
+    In numpy, because compiling the model's own initialisers takes longer than all its maps.
     """
     rng = np.random.default_rng(seed)
 
@@ -158,11 +158,11 @@ def _redrawn(variables: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def _maps_of_untrained(
-    draws: Sequence[dict[str, Any]], method: str, model: CBAMResNet, films: np.ndarray, share: int
+    draws: Sequence[dict[str, Any]], method: str, model: CBAMResNet, images: np.ndarray, share: int
 ) -> np.ndarray:
-    """Maps for which every `share` films have a draw of weights of their own: one draw prefers
-    bright or dark places by chance, the same ones in all films."""
-    parts = [films[start : start + share] for start in range(0, len(films), share)]
+    """Maps with a new draw of weights for every `share` images: one draw prefers bright or dark
+    regions by chance, the same ones in all images."""
+    parts = [images[start : start + share] for start in range(0, len(images), share)]
     return np.concatenate(
         [
             saliency.maps(method, model, variables, part, share)

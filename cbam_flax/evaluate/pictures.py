@@ -14,7 +14,7 @@ from cbam_flax.evaluate import plots, saliency
 from cbam_flax.input_pipeline import Split
 
 MISTAKES = 3  # most confident false alarms, and as many misses
-RANDOM = 3  # films of each class
+RANDOM = 3  # images of each class
 SHOWN_MAPS = ("attention", "grad_cam")
 
 
@@ -25,14 +25,14 @@ def draw(
     restored: Restored,
     workdir: Any,
     *,
-    with_films: bool,
+    with_maps: bool,
 ) -> dict[str, bytes]:
-    """PNG bytes by name; a picture that the data do not allow is left out.
+    """PNG bytes by name, without pictures that the data do not allow.
 
     Args:
         predictions: in the order of the split.
         workdir: epath.Path of the run, for its metrics.jsonl.
-        with_films: also draw films with the model's maps.
+        with_maps: also draw radiographs with the model's saliency maps.
     """
     figures: dict[str, Figure] = {}
     if metrics["auroc"]["value"] is not None:
@@ -50,13 +50,13 @@ def draw(
     if log.exists():
         rows = [json.loads(line) for line in log.read_text().splitlines()]
         figures["training"] = plots.training(rows, restored.step)
-    if with_films:
+    if with_maps:
         for name, chosen in (
             ("mistakes", confident_mistakes(predictions, metrics["threshold"])),
             ("examples", random_examples(predictions)),
         ):
             if chosen.size:
-                figures[name] = _films(predictions, chosen, split, restored)
+                figures[name] = _radiographs(predictions, chosen, split, restored)
     return {name: to_png(figure) for name, figure in figures.items()}
 
 
@@ -76,7 +76,7 @@ def random_examples(predictions: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.concatenate(classes)
 
 
-def _films(
+def _radiographs(
     predictions: Mapping[str, np.ndarray], chosen: np.ndarray, split: Split, restored: Restored
 ) -> Figure:
     methods = [name for name in SHOWN_MAPS if name in saliency.methods_of(restored.model)]
@@ -88,7 +88,7 @@ def _films(
         f"{predictions['image_id'][i]}"
         for i in chosen
     ]
-    return plots.films(images, split.columns["boxes"][chosen], maps, titles)
+    return plots.radiographs(images, split.columns["boxes"][chosen], maps, titles)
 
 
 def to_png(figure: Figure) -> bytes:

@@ -1,6 +1,6 @@
-"""The figures of the report, each a matplotlib Figure of about a phone's width.
+"""The plots of the report, each a matplotlib Figure of about a phone's width.
 
-Colours are Okabe and Ito's, which the colour-blind tell apart; no two lines differ by colour alone.
+Colours are Okabe and Ito's colour-blind-safe palette; no two lines differ by colour alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -116,9 +116,9 @@ def subgroup_forest(metrics: Mapping[str, Any]) -> Figure:
     """AUROC of every subgroup with its interval; hollow where the subgroup is small."""
     rows = [row for row in metrics["subgroups"] if row["auroc"]["value"] is not None]
     figure, axes = _axes("AUROC", "", size=(5, 1.2 + 0.5 * len(rows)))
-    whole = metrics["auroc"]
-    axes.axvspan(whole["low"], whole["high"], color=BLUE, alpha=0.15, lw=0)
-    axes.axvline(whole["value"], color=BLUE, label="all images, with interval")
+    overall = metrics["auroc"]
+    axes.axvspan(overall["low"], overall["high"], color=BLUE, alpha=0.15, lw=0)
+    axes.axvline(overall["value"], color=BLUE, label="all images, with interval")
     axes.axvline(0.5, color=GREY, ls=":", label="chance")
     for y, row in enumerate(rows):
         low, value, high = (row["auroc"][key] for key in ("low", "value", "high"))
@@ -147,41 +147,41 @@ def training(rows: Sequence[Mapping[str, float]], step: int) -> Figure:
             if points:
                 axes.plot(*zip(*points, strict=True), style, color=colour, ms=3, label=name)
         axes.axvline(step, color=ORANGE, ls="--", lw=1)
-        if axes.get_legend_handles_labels()[0]:  # matplotlib warns of a legend of nothing
+        if axes.get_legend_handles_labels()[0]:  # matplotlib warns about an empty legend
             axes.legend(fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     lower.set_xlabel(f"step (dashed: the evaluated checkpoint, {step:,})")
     return figure
 
 
-def films(
+def radiographs(
     images: np.ndarray,
     boxes: Sequence[np.ndarray],
     maps: Mapping[str, np.ndarray],
     titles: Sequence[str],
 ) -> Figure:
-    """A row for each film: with its boxes, then under each map.
+    """A row per image: with its boxes, then under each saliency map.
 
     Args:
         images: uint8 (n, S, S).
         boxes: n arrays (k, 4) of ymin, xmin, ymax, xmax in [0, 1].
-        maps: by name, (n, h, w), each film's scaled to its own range.
+        maps: by name, (n, h, w), each scaled to its own range.
         titles: n lines.
     """
     names = ["", *maps]
     n, width = len(images), len(names)
     figure = Figure(figsize=(5, (5 / width + 0.35) * n), dpi=DPI, layout="constrained")
     for row, line in zip(figure.subplots(n, width, squeeze=False), range(n), strict=True):
-        film = np.repeat(images[line][..., None], 3, axis=2)
+        image = np.repeat(images[line][..., None], 3, axis=2)
         for axes, name in zip(row, names, strict=True):
-            picture = film
+            picture = image
             if name in maps:
                 each = maps[name][line].astype(np.float32)
                 each = (each - each.min()) / max(np.ptp(each), 1e-6)
                 square = np.array([0.0, 0.0, 1.0, 1.0])
-                picture = overlay.blend(film, overlay.place(each, square, film.shape[:2]))
+                picture = overlay.blend(image, overlay.place(each, square, image.shape[:2]))
             axes.imshow(picture)
-            for ymin, xmin, ymax, xmax in boxes[line] * len(film):
+            for ymin, xmin, ymax, xmax in boxes[line] * len(image):
                 sides = {"width": xmax - xmin, "height": ymax - ymin}
                 axes.add_patch(Rectangle((xmin - 0.5, ymin - 0.5), **sides, fill=False, ec=CYAN))
             axes.set_axis_off()

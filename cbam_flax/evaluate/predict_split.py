@@ -1,4 +1,4 @@
-"""Exact predictions of a split: every image once, the same whatever the batch and the devices."""
+"""Exact predictions of a split: every image once, independent of batch size and devices."""
 
 import collections
 import functools
@@ -19,7 +19,7 @@ from data_prep import cli
 
 Predictions = dict[str, np.ndarray]
 
-# Two programs round the same logit differently in the last bits of float32; this is coarser.
+# Two programs may round the same logit differently in the last float32 bits; this is coarser.
 LOGIT_DECIMALS = 4
 FURTHER_COLUMNS = ("view", "sex", "age", "spacing", "detailed_class")
 
@@ -31,24 +31,24 @@ def predict_split(
     batch_size: int,
     mesh: Mesh | None = None,
 ) -> Predictions:
-    """Logits of every image of the split, once each, beside the split's columns, in its order.
+    """Logits of every image of the split, once each, with the split's columns, in its order.
 
-    Images are always taken in the same groups of `group_size` and each group goes through one
-    device whole, so a logit depends neither on the batch size (images per call, rounded up to
-    whole groups) nor on the number of devices. The last batch is filled up and the filling cut off.
+    Images always form the same chunks of `chunk_size`, and each chunk runs on one device, so a
+    logit depends neither on the batch size (images per call, rounded up to full chunks) nor on the
+    number of devices. The last batch is padded and the padding dropped.
 
     Args:
         variables: `params` and `batch_stats`, anywhere on the devices of `mesh` or on the host.
         mesh: by default all devices.
     """
     mesh = mesh or make_mesh({"data": -1, "fsdp": 1, "spatial": 1})
-    group = group_size(split.images.shape[1])
-    granule = group * mesh.size
+    chunk = chunk_size(split.images.shape[1])
+    granule = chunk * mesh.size
     batch_size = -(-batch_size // granule) * granule
-    forward = _forward(model, mesh, group)
+    forward = _forward(model, mesh, chunk)
     if jax.process_count() > 1:
-        # A restored checkpoint lies on one device of each process; only from the host can they
-        # place it together on the mesh that they share.
+        # A restored checkpoint is on one device of each process; only from the host can the
+        # processes put it on their shared mesh.
         variables = jax.tree.map(
             lambda leaf: leaf if _spans_processes(leaf) else np.asarray(leaf), variables
         )
@@ -84,23 +84,23 @@ def _spans_processes(leaf: Any) -> bool:
 
 
 def with_known_patients(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns with every image whose patient is not known taken as a patient of its own."""
+    """The columns, with every image of an unknown patient counted as its own patient."""
     patient = columns["patient_id"]
     return columns | {"patient_id": np.where(patient == "", columns["image_id"], patient)}
 
 
-def group_size(image_size: int) -> int:
-    """Images that one device computes at once: a million pixels, but at most 16 images."""
+def chunk_size(image_size: int) -> int:
+    """Images that one device runs at a time: a million pixels, but at most 16 images."""
     return min(16, max(1, 2**20 // image_size**2))
 
 
 @functools.lru_cache(maxsize=4)
-def _forward(model: CBAMResNet, mesh: Mesh, group: int) -> Any:
-    """The compiled `eval_step` over (B, S, S) images, group after group on each device."""
+def _forward(model: CBAMResNet, mesh: Mesh, chunk: int) -> Any:
+    """The compiled `eval_step` over (B, S, S) images, chunk after chunk on each device."""
 
     def on_one_device(variables: Any, images: jax.Array) -> jax.Array:
-        groups = images.reshape(-1, group, *images.shape[1:])
-        return lax.map(lambda one: eval_step(variables, one, model=model), groups).reshape(-1)
+        chunks = images.reshape(-1, chunk, *images.shape[1:])
+        return lax.map(lambda one: eval_step(variables, one, model=model), chunks).reshape(-1)
 
     return jax.jit(
         jax.shard_map(

@@ -1,6 +1,6 @@
-"""An evaluation folder -> report.html, one file that needs nothing else.
+"""An evaluation folder -> report.html, a self-contained file.
 
-The figures are the PNG files of the folder, inlined; the rest comes from metrics.json.
+The pictures are the folder's PNG files, inlined; the rest comes from metrics.json.
 """
 
 import base64
@@ -10,7 +10,7 @@ from typing import Any
 
 from cbam_flax.evaluate.plots import shown
 
-# File, heading, and what the picture shows, for those who cannot see it.
+# File, heading, and alternative text.
 CURVES = (
     ("roc", "ROC curve", "sensitivity against 1 - specificity, with its 95 % band"),
     ("precision_recall", "Precision and recall", "precision against recall, with its 95 % band"),
@@ -20,9 +20,9 @@ CURVES = (
 )
 FOREST = ("subgroups", "AUROC by subgroup", "AUROC of each subgroup with its interval")
 TRAINING = ("training", "Training", "training loss and validation AUROC by step")
-FILMS = (
-    ("mistakes", "Confident mistakes", "films that the model is most wrong about, with its maps"),
-    ("examples", "Examples drawn at random", "random films with the model's maps"),
+RADIOGRAPHS = (
+    ("mistakes", "Confident mistakes", "images with the most confident errors, with saliency maps"),
+    ("examples", "Examples drawn at random", "random images with the model's saliency maps"),
 )
 NAMES = {
     "auroc": "AUROC",
@@ -71,10 +71,10 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         f"<h1>{_text(title)}</h1>",
         _headline(metrics),
         f"<p>{metrics['n']:,} images of {metrics['n_patients']:,} patients, "
-        f"{metrics['n_positive']:,} positive ({prevalence:.1%}). In brackets everywhere: the 95 % "
+        f"{metrics['n_positive']:,} positive ({prevalence:.1%}). In brackets: the 95 % "
         f"interval from {metrics['bootstrap']['resamples']:,} resamples of patients.</p>",
         *(f"<p class=warning>{_text(warning)}</p>" for warning in metrics["warnings"]),
-        "<h2>Figures</h2>",
+        "<h2>Metrics</h2>",
         _figures(metrics),
         "<div class=grid>",
         *(_picture(pictures, *picture) for picture in CURVES),
@@ -83,7 +83,7 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         _subgroups(metrics),
         _picture(pictures, *FOREST),
         _localisation(metrics),
-        *(_picture(pictures, *picture) for picture in FILMS),
+        *(_picture(pictures, *picture) for picture in RADIOGRAPHS),
         _data(metrics),
         _picture(pictures, *TRAINING),
         "<h2>Provenance</h2>",
@@ -129,11 +129,11 @@ def _figures(metrics: Mapping[str, Any]) -> str:
         for row in metrics["at_prevalence"]
     ]
     return (
-        f"<div class=grid><div>{_table(('figure', 'value'), rows)}</div><div>"
-        f"<p>Operating point: positive from a calibrated probability of "
-        f"{metrics['threshold']:.3f} on ({_text(point['criterion'])}). It and the calibration "
-        f"were fitted on the run's {_text(point['split'])} split alone "
-        f"({point['n']:,} images).</p><h3>Where another share of people is ill</h3>"
+        f"<div class=grid><div>{_table(('metric', 'value'), rows)}</div><div>"
+        f"<p>Operating point: positive if the calibrated probability is at least "
+        f"{metrics['threshold']:.3f} ({_text(point['criterion'])}). It and the calibration "
+        f"were fitted only on the run's {_text(point['split'])} split "
+        f"({point['n']:,} images).</p><h3>At other prevalences</h3>"
         f"{_table(('prevalence', 'PPV', 'NPV'), shifted)}</div></div>"
     )
 
@@ -146,10 +146,10 @@ def _baselines(metrics: Mapping[str, Any]) -> str:
         for name, row in metrics["baselines"].items()
     ]
     return (
-        "<h2>Against the shortcuts</h2><p>What predicts the label without looking at the lungs, "
-        "fitted to the training labels, on the same images. <em>patient</em> repeats the same "
-        "patient's training labels; it must be at 0.5 in a split by patient.</p>"
-        + _table(("baseline", "its AUROC", "the model is above it by"), rows)
+        "<h2>Shortcut baselines</h2><p>Predictors that never see the lungs, fitted to the training "
+        "labels and evaluated on the same images. <em>patient</em> repeats the patient's training "
+        "labels; in a split by patient its AUROC must be 0.5.</p>"
+        + _table(("baseline", "its AUROC", "gain of the model"), rows)
     )
 
 
@@ -167,8 +167,8 @@ def _subgroups(metrics: Mapping[str, Any]) -> str:
     ]
     head = ("subgroup", "positive / images", "AUROC", "sensitivity", "specificity", "")
     return (
-        "<h2>Subgroups</h2><p>Small: fewer than ten patients in one of the classes. A "
-        "kind of negative is set against all positives.</p>" + _table(head, rows)
+        "<h2>Subgroups</h2><p>Small: fewer than ten patients in one of the classes. Each "
+        "kind of negative is compared with all positives.</p>" + _table(head, rows)
     )
 
 
@@ -186,10 +186,10 @@ def _localisation(metrics: Mapping[str, Any]) -> str:
     ]
     head = ("map", "maximum in a box", "share inside the boxes", "share, above the boxes' area")
     return (
-        f"<h2>Where it looked</h2><p>Maps of {metrics['localisation']['n']} positive films against "
-        "the radiologists' boxes, which were never trained on. <em>area</em> is what a "
-        "uniform map gets, <em>mean box</em> what the training boxes' average place gets, "
-        "<em>random</em> a model that was never trained.</p>" + _table(head, rows)
+        f"<h2>Saliency maps</h2><p>Maps of {metrics['localisation']['n']} positive images against "
+        "the radiologists' boxes, which training never uses. <em>area</em> is the score of a "
+        "uniform map, <em>mean box</em> of the mean training box, <em>random</em> of an untrained "
+        "model.</p>" + _table(head, rows)
     )
 
 
@@ -215,7 +215,7 @@ def _provenance(metrics: Mapping[str, Any]) -> str:
 
 
 def _shown(figure: Mapping[str, float | None]) -> str:
-    """As in `plots.shown`, with the interval kept on one line."""
+    """As in `plots.shown`, with the interval unbroken."""
     unbroken = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
     return shown(figure).replace(" to ", unbroken).replace("-", "\N{MINUS SIGN}")
 

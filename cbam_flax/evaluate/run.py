@@ -1,4 +1,4 @@
-"""A checkpoint on a split: exact predictions, then figures, maps and the report."""
+"""Evaluates a checkpoint on a split: exact predictions, metrics, saliency maps, the report."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from cbam_flax.evaluate.predict_split import Predictions, predict_split, with_kn
 from cbam_flax.input_pipeline import Split, load_split
 from data_prep.cli import UserError
 
-EXPLAINED = 100  # positive films whose maps are scored against their boxes
+EXPLAINED = 100  # positive images whose saliency maps are scored against their boxes
 
 
 def evaluate_workdir(
@@ -42,15 +42,15 @@ def evaluate_workdir(
     """Evaluates a checkpoint of a run and writes its evaluation folder.
 
     Args:
-        data_dir, dataset: other prepared data than the run's own: external validation.
+        data_dir, dataset: other prepared data than the run's, for external validation.
         step: of the checkpoint; by default the best by validation AUROC.
         name: of the folder; by default the split, with the data set before it where external.
         criterion: of the operating point (see `calibration.fit`); by default what
             calibration.json of this step has, else youden.
-        explained: films whose maps are scored against their boxes; 0 leaves all maps out.
+        explained: positive images whose saliency maps are scored against their boxes; 0: no maps.
 
     Returns:
-        What metrics.json holds; nothing on other processes than the first.
+        What metrics.json holds; empty on all processes but the first.
 
     Raises:
         UserError: no such run, checkpoint or data, or data other than what the run was trained on.
@@ -64,31 +64,31 @@ def evaluate_workdir(
     config = restored.config
     own = (config.data_dir, config.dataset)
     given = (data_dir or config.data_dir, dataset or config.dataset)
-    judged = load_split(*given, config.image_size, split)
-    external = not _trained_on(restored, judged)
+    evaluated = load_split(*given, config.image_size, split)
+    external = not _trained_on(restored, evaluated)
     load_own = functools.partial(_load_own, restored, *(own if external else given))
     if given == own:
-        judged = load_own(split)
+        evaluated = load_own(split)
     batch_size = batch_size or config.evaluate.batch_size
     predict = functools.partial(
         predict_split, restored.model, restored.variables, batch_size=batch_size
     )
     fitted = _calibration(folder, restored, criterion, lambda: predict(load_own("validation")))
-    predictions = predict(judged)
+    predictions = predict(evaluated)
     predictions["probability"] = fitted.probability(predictions["logit"])
     if jax.process_index() != 0:
         return {}
 
     try:
         train = load_own("train")
-    except UserError:  # external validation where the training data are not at hand
+    except UserError:  # external validation without access to the training data
         train = None
     metrics = {
         "schema": 1,
-        "dataset": judged.manifest["dataset"],
+        "dataset": evaluated.manifest["dataset"],
         "split": split,
         "external": external,
-        "name": name or (f"{judged.manifest['dataset'].replace('/', '-')}-" * external + split),
+        "name": name or (f"{evaluated.manifest['dataset'].replace('/', '-')}-" * external + split),
         **analysis.analyse(
             predictions,
             fitted,
@@ -99,30 +99,32 @@ def evaluate_workdir(
         "localisation": localisation.localise(
             restored.model,
             restored.variables,
-            with_known_patients(judged.columns),
-            judged.images,
+            with_known_patients(evaluated.columns),
+            evaluated.images,
             train.columns["boxes"] if train else None,
             explained,
             resamples,
         ),
         "calibration": dataclasses.asdict(fitted),
-        "data": {key: judged.manifest[key] for key in ("dataset", "split_scheme", "splits")},
-        "provenance": evaluation_folder.provenance(restored, judged),
+        "data": {key: evaluated.manifest[key] for key in ("dataset", "split_scheme", "splits")},
+        "provenance": evaluation_folder.provenance(restored, evaluated),
     }
     metrics["warnings"] = analysis.warnings(metrics)
-    drawn = pictures.draw(metrics, predictions, judged, restored, folder, with_films=explained > 0)
+    drawn = pictures.draw(
+        metrics, predictions, evaluated, restored, folder, with_maps=explained > 0
+    )
     page = report.render(metrics, drawn)
-    place = folder / "evaluation" / metrics["name"]
-    evaluation_folder.write(place, metrics, predictions, drawn, page)
+    target = folder / "evaluation" / metrics["name"]
+    evaluation_folder.write(target, metrics, predictions, drawn, page)
     pictures.write_to_tensorboard(folder / "tensorboard", restored.step, metrics["name"], drawn)
     return metrics
 
 
 def conclusion(workdir: str, metrics: Mapping[str, Any]) -> list[str]:
-    """The lines with which a command ends: AUROC with its interval, the warnings, the report.
+    """The last lines of a command: AUROC with its interval, the warnings, the report.
 
     Args:
-        metrics: what `evaluate_workdir` returned; nothing where it returned nothing.
+        metrics: what `evaluate_workdir` returned, possibly nothing.
     """
     if not metrics:
         return []
@@ -135,7 +137,7 @@ def conclusion(workdir: str, metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _trained_on(restored: checkpoint.Restored, split: Split) -> bool:
-    """Whether the split is of the data set, as prepared, that the run was trained on."""
+    """Whether the split is from the prepared data that the run was trained on."""
     there = split.manifest["splits"]
     return all(
         there.get(name, {}).get("content_sha256") == content
@@ -147,13 +149,13 @@ def _load_own(restored: checkpoint.Restored, data_dir: str, dataset: str, split:
     """A split of the data that the run was trained on.
 
     Raises:
-        UserError: there are other data, or none, in their place.
+        UserError: the data are missing or have changed.
     """
     found = load_split(data_dir, dataset, restored.config.image_size, split)
     if not _trained_on(restored, found):
         raise UserError(
             f"{data_dir} no longer holds the data that the run was trained on; "
-            f"prepare them again as they were"
+            f"prepare them again with the same settings"
         )
     return found
 
@@ -164,15 +166,15 @@ def _calibration(
     criterion: str | None,
     validation: Callable[[], Predictions],
 ) -> calibration.Calibration:
-    """WORKDIR/calibration.json where it is of this step and criterion, else fitted now.
+    """WORKDIR/calibration.json if it is of this step and criterion, else a new fit.
 
     Args:
         validation: () -> predictions of the run's validation split, called only where needed.
     """
     path = folder / "calibration.json"
-    there = calibration.read(path)
-    if there and there.step == restored.step and criterion in (None, there.criterion):
-        return there
+    stored = calibration.read(path)
+    if stored and stored.step == restored.step and criterion in (None, stored.criterion):
+        return stored
     fitted = calibration.fit(
         validation(), criterion or "youden", step=restored.step, split="validation"
     )

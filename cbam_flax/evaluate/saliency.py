@@ -1,7 +1,7 @@
-"""Where the model looked: attention, Grad-CAM and occlusion maps, without any training on boxes.
+"""Saliency maps: attention, Grad-CAM and occlusion, without any training on boxes.
 
-A map is float32 (B, h, w), higher where it matters more, at the resolution of the last block
-(1/8 of the image); cell (i, j) covers rows i S/h to (i+1) S/h. Images are uint8 (B, S, S).
+A map is float32 (B, h, w), higher where the image matters more, at the resolution of the last
+block (1/8 of the image); cell (i, j) covers rows i S/h to (i+1) S/h. Images are uint8 (B, S, S).
 """
 
 import functools
@@ -60,7 +60,7 @@ def grad_cam(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.
         return logits.sum(), seen[0]
 
     block_output = jax.eval_shape(logits_of, jnp.zeros(()))[1]
-    # The gradient by what is added to a layer's output is the gradient by that output.
+    # The gradient with respect to an added zero is the gradient with respect to the output.
     gradient, activation = jax.grad(logits_of, has_aux=True)(
         jnp.zeros(block_output.shape, block_output.dtype)
     )
@@ -69,7 +69,7 @@ def grad_cam(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.
 
 
 def occlusion(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.Array:
-    """How far the logit falls when a square of the image's mean grey covers each place
+    """How far the logit falls when a square of the image's mean grey covers each position
     (Zeiler and Fergus 2014, section 4.2); 0 where it rises."""
     size = images.shape[1]
     pixel = (jnp.arange(size) + 0.5) / size
@@ -77,7 +77,7 @@ def occlusion(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax
     near = jnp.abs(pixel[None, :] - centre[:, None]) <= OCCLUDER / 2  # (grid, S)
 
     covered = [row[:, None] & column[None, :] for row in near for column in near]
-    logits = jnp.stack([_logits_without(model, variables, images, place) for place in covered])
+    logits = jnp.stack([_logits_without(model, variables, images, mask) for mask in covered])
     fall = _logits_without(model, variables, images, jnp.zeros_like(covered[0])) - logits
     return nn.relu(fall).T.reshape(-1, OCCLUSION_GRID, OCCLUSION_GRID)
 
@@ -99,7 +99,7 @@ METHODS: dict[str, Callable[..., jax.Array]] = {
 
 
 def methods_of(model: CBAMResNet) -> list[str]:
-    """The methods of `METHODS` that this model has maps for."""
+    """The methods of `METHODS` that work with this model."""
     has_gate = model.attention in ("spatial", "cbam")
     return [name for name in METHODS if name != "attention" or has_gate]
 

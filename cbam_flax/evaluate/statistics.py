@@ -1,7 +1,7 @@
-"""The figures of a binary classifier, for the data as they are and for weighted images.
+"""The metrics of a binary classifier, plain and weighted.
 
-scikit-learn gives the figures themselves; the weighted forms, which work on many resamples at
-once, are what the bootstrap needs. Everything is float64.
+scikit-learn gives the plain metrics; the bootstrap needs the weighted versions, which work on many
+resamples at once. Everything is float64.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,9 +18,9 @@ ECE_BINS = 15
 
 
 def figures(label: np.ndarray, probability: np.ndarray, threshold: float) -> dict[str, float]:
-    """The usual figures of probabilities (n,) against labels (n,) in {0, 1}.
+    """The usual metrics of probabilities (n,) against labels (n,) in {0, 1}.
 
-    An image is called positive where `probability >= threshold`. A figure that the data leave
+    An image is called positive where `probability >= threshold`. A metric that is
     undefined (AUROC of one class, PPV without a positive call) is nan.
     """
     label = np.asarray(label, np.int64)
@@ -130,8 +130,8 @@ def figures_with_intervals(
         figures_statistic(label, probability, threshold), patient_id, resamples, seed
     )
     values = figures(label, probability, threshold)
-    # Drawing again adds as much to ECE as the first draw did, so its resamples say how far off
-    # the figure may be, but not to which side: both sides are taken.
+    # Resampling inflates ECE as much as sampling did, so its resamples say how far off the metric
+    # may be, but not in which direction: both are used.
     samples["ece"] = np.append(samples["ece"], np.maximum(0, 2 * values["ece"] - samples["ece"]))
     patients = patients_behind(label, probability >= threshold, patient_id)
     found = {}
@@ -147,9 +147,9 @@ def figures_with_intervals(
 def patients_behind(
     label: np.ndarray, called: np.ndarray, patient_id: np.ndarray
 ) -> dict[str, int]:
-    """How many patients each figure rests on.
+    """How many patients each metric is based on.
 
-    For the figures that compare the classes it is the smaller class: m positive and m negative
+    For metrics that compare the classes it is the smaller class: m positive and m negative
     patients hold m independent pairs.
     """
     count = {

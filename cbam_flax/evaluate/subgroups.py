@@ -1,4 +1,4 @@
-"""The same figures by view, sex, age and kind of negative."""
+"""The same metrics by view, sex, age and kind of negative."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -8,21 +8,21 @@ import numpy as np
 
 from cbam_flax.evaluate import bootstrap, statistics
 
-AGE_BANDS = (0, 18, 40, 60, 80, np.inf)  # years, each from its lower bound on
-SMALL = 10  # fewer patients than this in either class say little
+AGE_BOUNDS = (0, 18, 40, 60, 80, np.inf)  # years, each from its lower bound on
+SMALL = 10  # with fewer patients in either class, metrics are unreliable
 FIGURES = ("auroc", "sensitivity", "specificity")
 
 
 def subgroups(columns: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str, np.ndarray]]:
     """(group, member, mask) for every member that occurs; missing values are a member.
 
-    The group `negatives` sets the positives against one kind of negative at a time.
+    The group `negatives` compares the positives with one kind of negative at a time.
     """
     for group in ("view", "sex"):
         for value in np.unique(columns[group]):
             yield group, str(value) or "missing", columns[group] == value
     age = columns["age"]
-    for low, high in itertools.pairwise(AGE_BANDS):
+    for low, high in itertools.pairwise(AGE_BOUNDS):
         name = f"{low}-{high - 1}" if np.isfinite(high) else f"{low}+"
         yield "age", name, (age >= low) & (age < high)
     yield "age", "missing", np.isnan(age)

@@ -1,4 +1,4 @@
-"""The evaluation that training asks for: a few figures of the model as it is at the moment."""
+"""Validation during training: a few metrics of the current model."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from cbam_flax.models import CBAMResNet
 def validate(
     model: CBAMResNet, variables: dict[str, Any], split: Split, batch_size: int, mesh: Mesh
 ) -> dict[str, float]:
-    """The figures of `summarise` on a split; the arguments are those of `predict_split`."""
+    """The metrics of `summarise` on a split; the arguments are those of `predict_split`."""
     return summarise(predict_split(model, variables, split, batch_size, mesh))
 
 
 def summarise(predictions: Predictions) -> dict[str, float]:
-    """The figures that need no operating point, without intervals: quick, for each validation."""
+    """The metrics that need no operating point, without intervals, so quick to compute."""
     found = statistics.figures(predictions["label"], predictions["probability"], 0.5)
     names = ("auroc", "average_precision", "log_loss", "brier", "ece")
     return {name: round(float(found[name]), bootstrap.DECIMALS) for name in names}

@@ -19,15 +19,15 @@ def main() -> None:
     )
     parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the bundle to write")
-    parser.add_argument("--step", type=int, help="this checkpoint instead of the best")
+    parser.add_argument("--step", type=int, help="of the checkpoint (default: the best)")
     arguments = parser.parse_args()
-    # Nothing here is heavy, and the reference must be float32 arithmetic as the CPU does it.
+    # The CPU is fast enough, and its float32 arithmetic is the reference.
     os.environ |= {
         "JAX_PLATFORMS": "cpu",
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "TF_ENABLE_ONEDNN_OPTS": "0",
     }
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns that it only reads
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax warns when it only reads
 
     from cbam_flax.export.run import export_workdir
 

@@ -51,7 +51,7 @@ def write(folder: pathlib.Path, infer: Callable[..., Any], image_size: int) -> N
     """Writes `model.stablehlo`, `model.onnx` and `saved_model/`, each for any batch size."""
     import jax
 
-    # Both StableHLO forms carry the source of each operation; not where it lay on this machine.
+    # StableHLO and SavedModel carry each operation's source file; strip this machine's folders.
     jax.config.update("jax_hlo_source_file_canonicalization_regex", SOURCE_FOLDERS)
     writers = {"jax": write_stablehlo, "onnx": write_onnx, "tensorflow": write_saved_model}
     for runtime, write_one in cli.progress(writers.items(), "writing", unit="artefact"):
@@ -72,7 +72,7 @@ def write_onnx(path: pathlib.Path, infer: Callable[..., Any], image_size: int) -
     import onnx
     from jax2onnx import to_onnx
 
-    # It warns of shapes that it leaves out of the file, which onnxruntime infers.
+    # It warns about shapes that it leaves out; onnxruntime infers them.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     names = ("probability", "attention")
 

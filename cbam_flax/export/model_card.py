@@ -1,4 +1,4 @@
-"""MODEL_CARD.md, generated from the run: nothing in it is typed by hand for one model.
+"""MODEL_CARD.md, generated entirely from the run.
 
 The headings follow Mitchell et al. 2019, "Model Cards for Model Reporting".
 """
@@ -21,32 +21,32 @@ FIGURES = {
     "ece": "expected calibration error",
 }
 INTENDED_USE = """\
-Research on the classification of frontal chest radiographs, and teaching. The answer is a
-probability that a radiologist would mark an opacity that may be pneumonia, with a map of where the
-last attention gate let information through.
+Research on the classification of frontal chest radiographs, and teaching. The output is
+the probability that a radiologist would mark an opacity that may be pneumonia, and a map of the
+last spatial attention gate.
 
-**Not for clinical use.** It is not a medical device, was never tested in practice, and must not
+**Not for clinical use.** It is not a medical device, has not been tested in practice, and must not
 influence the care of a patient."""
 LIMITS = """\
-- Frontal (PA, AP) films of the chest only. Lateral films, other modalities and other body parts are
-  flagged by their DICOM header and get no decision; a header that says nothing cannot be flagged.
-- The labels are readings of films, not diagnoses: no laboratory test, no follow-up.
-- A score holds for films like those of training. Other scanners, hospitals, age groups or shares of
-  ill people need a validation of their own; PPV and NPV change with prevalence even when the
-  model does not.
-- The attention map shows where the gate is open. It is no proof of the reason for a score."""
+- Frontal (PA, AP) chest radiographs only. Lateral views, other modalities and other body parts are
+  flagged by their DICOM header and get no decision; an image with an empty header is not flagged.
+- The labels are radiologists' readings of images, not diagnoses: no laboratory test, no follow-up.
+- Scores are valid for images like those of training. Other scanners, hospitals, age groups or
+  prevalences need their own validation; PPV and NPV change with prevalence even when the model
+  does not.
+- The attention map shows where the gate is open. It does not explain a score."""
 SHORTCUTS = """\
-A model can score well by what goes with the disease instead of by the disease. In the RSNA data the
-view alone does it to a degree (AP films are taken of patients too ill to stand); age, sex and pixel
-spacing add a little. The table sets such baselines, which never see the image, beside the model on
-the same films."""
+A model can score well by correlates of the disease instead of the disease. In the RSNA data the
+view alone is a partial shortcut (AP images are taken of patients too ill to stand); age, sex and
+pixel spacing add a little. The table compares such baselines, which never see the image, with the
+model on the same images."""
 ATTRIBUTION = """\
-Where these are the films of the RSNA Pneumonia Detection Challenge (2018), credit RSNA and the
-Society of Thoracic Radiology for the annotations (Shih et al. 2019) and the NIH for the films
+If these are the images of the RSNA Pneumonia Detection Challenge (2018), credit RSNA and the
+Society of Thoracic Radiology for the annotations (Shih et al. 2019) and the NIH for the images
 (Wang et al. 2017)."""
 NO_METRICS = (
-    "The run has no evaluation of this checkpoint on the test split, so this card can state no "
-    "figure. Run `python -m cbam_flax.evaluate --workdir=... --split=test` and export again."
+    "The run has no evaluation of this checkpoint on the test split, so this card states no "
+    "metrics. Run `python -m cbam_flax.evaluate --workdir=... --split=test` and export again."
 )
 
 
@@ -54,7 +54,7 @@ def model_card(run: Run, bundle: dict[str, Any]) -> str:
     """The card as Markdown.
 
     Args:
-        run: of which the bundle is made; without test metrics the card says so.
+        run: the source of the bundle; without test metrics the card says so.
         bundle: what bundle.json says, with `verification`.
     """
     size = bundle["preprocessing"]["image_size"]
@@ -114,7 +114,7 @@ def _results(metrics: dict[str, Any]) -> str:
     return (
         f"{found}{metrics['n']:,} images of {metrics['n_patients']:,} patients, "
         f"{metrics['n_positive']:,} positive. 95 % intervals from a bootstrap over patients.\n\n"
-        + _table(("figure", "value (95 % interval)"), rows)
+        + _table(("metric", "value (95 % interval)"), rows)
         + f"\n\nAt the operating point: {confusion}.\n\n"
         + _table(("prevalence", "PPV", "NPV"), prevalence)
     )
@@ -124,7 +124,7 @@ def _operating_point(bundle: dict[str, Any]) -> str:
     calibration, point = bundle["calibration"], bundle["operating_point"]
     return (
         f"Probability = sigmoid({calibration['scale']:g} x logit + {calibration['bias']:g}), "
-        f"inside every artefact. Positive from {point['threshold']:.4g} on (criterion: "
+        f"inside every artefact. Positive at {point['threshold']:.4g} or above (criterion: "
         f"{point['criterion']}). Source: {calibration['source']}."
     )
 
@@ -144,7 +144,7 @@ def _subgroups(metrics: dict[str, Any]) -> str:
 
 def _shortcuts(metrics: dict[str, Any] | None) -> str:
     if not metrics or not metrics["baselines"]:
-        return SHORTCUTS + "\n\nThey were not measured for this run."
+        return SHORTCUTS + "\n\nThey were not evaluated for this run."
     rows = [
         (name, _interval(baseline["auroc"]), _interval(baseline["gain"]))
         for name, baseline in metrics["baselines"].items()

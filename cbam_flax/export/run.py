@@ -49,7 +49,7 @@ def export_workdir(workdir: str, out: pathlib.Path, step: int | None = None) -> 
 def check_images(image_size: int, count: int = 5) -> np.ndarray:
     """The fixed images on which artefacts are compared: float32 (count, S, S, 1) in [0, 1].
 
-    Noise of halving wavelength and amplitude, so that every layer sees structure at its scale.
+    Noise at halving wavelengths and amplitudes, so that every layer sees structure at its scale.
     """
     rng = np.random.default_rng(0)
     images = np.zeros((count, image_size, image_size), np.float32)
@@ -68,7 +68,7 @@ def training_code(
 ) -> dict[str, np.ndarray]:
     """What evaluation computes for float32 images (B, S, S, 1): the model, and the rest in numpy.
 
-    Apart from `artefacts.inference_function`, so that a mistake there shows as a difference.
+    Independent of `artefacts.inference_function`, so that a mistake there shows as a difference.
     """
     logits = np.asarray(jax.jit(model.apply)(variables, images), np.float64)
     probability = 1 / (1 + np.exp(-(calibration["scale"] * logits + calibration["bias"])))
@@ -118,7 +118,7 @@ def _run_alone(folder: pathlib.Path, inputs: pathlib.Path, runtime: str) -> dict
             *(sys.executable, "-P", runtimes.__file__),
             *(runtime, str(folder / name), str(inputs), str(outputs)),
         ],
-        # On the CPU, as the expected values: platforms differ more in rounding than artefacts do.
+        # On the CPU, like the expected values: rounding differs more between platforms.
         env=os.environ | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
@@ -137,7 +137,7 @@ def write_bundle(
     description: dict[str, Any],
     card: Callable[[dict[str, Any]], str],
 ) -> dict[str, Any]:
-    """Fills an empty folder with a whole, verified bundle and returns what bundle.json says.
+    """Fills an empty folder with a complete, verified bundle and returns what bundle.json says.
 
     Args:
         folder: an existing empty folder.

@@ -1,4 +1,4 @@
-"""What a finished run says about itself, gathered for its bundle and its model card."""
+"""Collects a finished run's records for its bundle and its model card."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cbam_flax.checkpoint import Restored
 
 LABELS = ("no pneumonia", "pneumonia")
-# What the training films are; predict flags a header that says something else.
+# What the training images are; predict flags headers that differ.
 SCOPE = {
     "modalities": ["CR", "DX"],
     "body_parts": ["CHEST", "THORAX", "LUNG"],
@@ -23,19 +23,19 @@ SCOPE = {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A restored checkpoint with what lies beside it; what was not found is None."""
+    """A restored checkpoint and the run's other records; None where missing."""
 
     restored: "Restored"
     calibration: dict[str, Any]
     manifest: dict[str, Any]
-    metrics: dict[str, Any] | None  # of this very checkpoint on the test split
+    metrics: dict[str, Any] | None  # of this checkpoint on the test split
 
 
 def read_run(workdir: str, restored: "Restored") -> Run:
     """Reads calibration, the data's manifest and the test metrics; `workdir` may be gs://.
 
     Raises:
-        UserError: the prepared data, which say how images were made, are not where the config says.
+        UserError: the prepared data, with the preprocessing, are not where the config says.
     """
     from etils import epath
 
@@ -56,9 +56,9 @@ def read_run(workdir: str, restored: "Restored") -> Run:
 
 
 def read_calibration(path: Any, step: int) -> dict[str, Any]:
-    """Scale, bias and threshold with where they come from.
+    """Scale, bias and threshold with their source.
 
-    Without a file, or with one that was fitted to another checkpoint, the identity and 0.5.
+    Without a file, or with one for another checkpoint: the identity and 0.5.
     """
     fitted = calibration.read(path)
     if fitted and fitted.step == step:
@@ -79,9 +79,9 @@ def read_calibration(path: Any, step: int) -> dict[str, Any]:
 
 
 def describe(run: Run) -> dict[str, Any]:
-    """bundle.json, but for what is only known once the artefacts are written."""
+    """bundle.json, except what is known only after the artefacts are written."""
     config = run.restored.config.to_dict()
-    config.pop("data_dir")  # a path of the training machine, of use to nobody else
+    config.pop("data_dir")  # a path on the training machine
     preprocessing = run.manifest["preprocessing"]
     size = preprocessing["image_size"]
     fitted = run.calibration

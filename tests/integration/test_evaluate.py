@@ -113,7 +113,7 @@ def test_a_wanted_sensitivity_and_a_prevalence(workdir, evaluate):
     assert [row["prevalence"] for row in metrics["at_prevalence"]] == [0.02]
     assert metrics["bootstrap"]["resamples"] == 50
     assert metrics["localisation"] is None  # no boxes in this data set
-    assert "this very split" in done.stdout
+    assert "chosen on this split" in done.stdout
 
 
 def test_runs_are_compared(workdir, make_run, evaluate):

@@ -81,7 +81,7 @@ def test_a_model_that_only_reads_the_view_is_told(analysed, make_columns):
 
 def test_the_split_that_was_fitted_on_says_so(analysed):
     found = analysed() | {"split": "validation"}
-    assert "chosen on this very split" in analysis.warnings(found)[-1]
+    assert "chosen on this split" in analysis.warnings(found)[-1]
     assert analysis.warnings(found | {"external": True}) == []
 
 
@@ -89,4 +89,4 @@ def test_without_the_training_split_nothing_was_checked(make_predictions, fitted
     found = analysis.analyse(make_predictions(150), fitted, None, resamples=50)
     assert found["baselines"] is None
     found |= {"split": "test", "external": True, "calibration": {"split": "validation"}}
-    assert "not at hand" in analysis.warnings(found)[0]
+    assert "not available" in analysis.warnings(found)[0]

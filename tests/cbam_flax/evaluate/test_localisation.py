@@ -55,12 +55,12 @@ def test_maps_of_noise_score_the_area():
     assert found["energy"].mean() == pytest.approx(0.25, abs=0.01)
 
 
-def test_mean_box_map_leaves_out_films_without_boxes():
+def test_mean_box_map_leaves_out_images_without_boxes():
     found = localisation.mean_box_map([BOX, np.zeros((0, 4))], size=4)
     np.testing.assert_array_equal(found, localisation.coverage(BOX, 4, 4))
 
 
-def test_gain_is_over_the_area_of_the_same_films():
+def test_gain_is_over_the_area_of_the_same_images():
     rng = np.random.default_rng(0)
     area = rng.uniform(0.05, 0.4, 60)
     scores = {
@@ -81,7 +81,7 @@ def model(make_tiny_config):
     return create_model(config)
 
 
-def test_localise_scores_boxed_films_beside_all_baselines(
+def test_localise_scores_boxed_images_beside_all_baselines(
     model, draw_variables, make_columns, monkeypatch
 ):
     monkeypatch.setattr(saliency, "METHODS", {"attention": saliency.attention})

@@ -42,7 +42,7 @@ def test_all_plots_are_drawn_the_same_twice(predictions, metrics, restored, tmp_
     (tmp_path / "metrics.jsonl").write_text(log)
     split = Split("test", np.zeros((90, 8, 8), np.uint8), predictions, {})
     draw = lambda: pictures.draw(  # noqa: E731
-        metrics, predictions, split, restored, epath.Path(tmp_path), with_films=False
+        metrics, predictions, split, restored, epath.Path(tmp_path), with_maps=False
     )
     drawn = draw()
     assert set(drawn) == {
@@ -79,9 +79,7 @@ def test_one_class_alone_has_no_curves(predictions, restored, tmp_path):
     negative = {name: column[predictions["label"] == 0] for name, column in predictions.items()}
     metrics = analysis.analyse(negative, fitted, None, resamples=30)
     split = Split("test", np.zeros((60, 8, 8), np.uint8), negative, {})
-    drawn = pictures.draw(
-        metrics, negative, split, restored, epath.Path(tmp_path), with_films=False
-    )
+    drawn = pictures.draw(metrics, negative, split, restored, epath.Path(tmp_path), with_maps=False)
     assert set(drawn) == {"reliability", "scores", "confusion"}
 
 
@@ -99,20 +97,20 @@ def test_random_examples_are_of_both_classes_and_always_the_same(predictions):
     assert pictures.random_examples(predictions).tolist() == chosen.tolist()
 
 
-def test_films_show_boxes_where_they_are(monkeypatch):
+def test_radiographs_show_boxes_where_they_are(monkeypatch):
     images = np.full((1, 40, 40), 100, np.uint8)
     boxes = [np.float32([[0.25, 0.5, 0.5, 0.75]])]
-    figure = plots.films(images, boxes, {"grad_cam": np.eye(5)[None]}, ["a film"])
+    figure = plots.radiographs(images, boxes, {"grad_cam": np.eye(5)[None]}, ["a title"])
     [patch] = figure.axes[0].patches
     assert (patch.get_y(), patch.get_x()) == (9.5, 19.5)
     assert (patch.get_height(), patch.get_width()) == (10, 10)
     overlaid = figure.axes[1].images[0].get_array()
     assert np.ptp(overlaid[..., 0]) > 50  # the map shows
     assert np.ptp(figure.axes[0].images[0].get_array()) == 0
-    assert figure.axes[0].get_title(loc="left") == "a film"
+    assert figure.axes[0].get_title(loc="left") == "a title"
 
 
-def test_film_pictures_carry_the_models_maps(predictions, metrics, restored, tmp_path, monkeypatch):
+def test_pictures_carry_the_models_maps(predictions, metrics, restored, tmp_path, monkeypatch):
     monkeypatch.setattr(saliency, "methods_of", lambda model: ["grad_cam", "occlusion"])
     asked = []
 
@@ -123,7 +121,7 @@ def test_film_pictures_carry_the_models_maps(predictions, metrics, restored, tmp
     monkeypatch.setattr(saliency, "maps", maps)
     split = Split("test", np.zeros((90, 32, 32), np.uint8), predictions, {})
     drawn = pictures.draw(
-        metrics, predictions, split, restored, epath.Path(tmp_path), with_films=True
+        metrics, predictions, split, restored, epath.Path(tmp_path), with_maps=True
     )
     assert {"mistakes", "examples"} <= set(drawn)
     assert ("grad_cam", 6) in asked

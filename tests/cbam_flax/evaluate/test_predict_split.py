@@ -71,4 +71,4 @@ def test_images_without_a_patient_are_their_own():
 
 def test_large_images_go_one_by_one():
     sizes = (28, 256, 512, 1024, 2048)
-    assert [predict_split.group_size(size) for size in sizes] == [16, 16, 4, 1, 1]
+    assert [predict_split.chunk_size(size) for size in sizes] == [16, 16, 4, 1, 1]

@@ -111,4 +111,4 @@ def test_what_is_undefined_or_absent_is_left_out(metrics):
     text = Page(report.render(metrics, {})).text
     assert "undefined" in text
     assert "shortcuts" not in text
-    assert "Where it looked" not in text
+    assert "Saliency maps" not in text

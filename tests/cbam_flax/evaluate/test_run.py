@@ -178,7 +178,7 @@ def test_calibration_is_kept_until_something_else_is_asked_for(workdir, data, pl
 def test_validation_is_evaluated_with_a_warning(workdir, data, plain):
     metrics = evaluate_workdir(str(workdir), "validation", **QUICK)
     assert metrics["n"] == SIZES["validation"]
-    assert "this very split" in metrics["warnings"][-1]
+    assert "chosen on this split" in metrics["warnings"][-1]
     auroc, *warnings, report = run_lib.conclusion("runs/x", metrics)
     assert f"45 images of the validation split: AUROC {metrics['auroc']['value']:.3f} (" in auroc
     assert warnings == [f"warning: {text}" for text in metrics["warnings"]]
@@ -207,7 +207,7 @@ def test_external_data_without_the_runs_own(workdir, data, plain):
         del data["home", split]
     metrics = evaluate_workdir(str(workdir), data_dir="other hospital", name="elsewhere", **QUICK)
     assert metrics["baselines"] is None
-    assert "not at hand" in metrics["warnings"][0]
+    assert "not available" in metrics["warnings"][0]
     assert (workdir / "evaluation" / "elsewhere" / "report.html").exists()
 
 

@@ -86,7 +86,7 @@ def card(metrics: dict | None) -> str:
         "| view: AP (small) | 77 | 33 | 0.710",
         "| view | 0.654 (0.500 to 0.999) | 0.222",
         "sigmoid(1.25 x logit + -0.5)",
-        "Positive from 0.375 on (criterion: youden)",
+        "Positive at 0.375 or above (criterion: youden)",
         "c" * 64,
         "not from a git checkout",
         "model.onnx 2.0e-07",
@@ -97,10 +97,10 @@ def test_the_card_states(statement):
     assert statement in card(METRICS)
 
 
-def test_without_an_evaluation_the_card_says_that_it_has_no_figure():
+def test_without_an_evaluation_the_card_says_that_it_has_no_metrics():
     text = card(None)
-    assert text.count("can state no figure") == 2
-    assert "They were not measured for this run." in text
+    assert text.count("states no metrics") == 2
+    assert "They were not evaluated for this run." in text
     assert "AUROC" not in text
 
 

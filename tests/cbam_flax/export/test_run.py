@@ -16,7 +16,7 @@ def test_check_images_fill_the_input_range_and_never_change():
     assert images.max() == 1
     assert 0.2 < images.std() < 0.4
     np.testing.assert_array_equal(images, run.check_images(32))
-    # Structure at the scale of the film, not only pixel noise.
+    # Structure at the scale of the image, not only pixel noise.
     means = images[..., 0].reshape(5, 4, 8, 4, 8).mean((2, 4))
     assert means.std() > 0.1
 
