@@ -13,8 +13,8 @@ from docs.draw_architecture import BLUE, GREEN, GREY, INK, ORANGE, VIOLET, WHITE
 PARTS = ("data_prep", "models", "predict", "training", "evaluate", "export", "aot")
 NOTES = (
     "1  data_prep.cli only: errors, progress",
-    "2  validate from train.py, and",
-    "    evaluate_workdir from main.py",
+    "2  train.py: its validation;",
+    "    main.py: the final evaluation",
     "3  all but main.py and train.py",
 )
 
