@@ -1,6 +1,6 @@
-"""How far the artefacts of a bundle are from the training code on real films.
+"""How far the artefacts of a bundle are from the training code on real radiographs.
 
-Every runtime scores the same films in batches of 1, 7 and 64; printed is the largest difference in
+Every runtime scores the same images in batches of 1, 7 and 64; printed is the largest difference in
 calibrated probability from the run's own forward pass.
 
     python -m benchmarks.agreement --bundle=BUNDLE --workdir=RUN --films=FOLDER [--count=50]
@@ -33,16 +33,16 @@ def main() -> None:
     from cbam_flax.export.run import training_code
 
     bundle = read_bundle(arguments.bundle)
-    films = reader.find_files([arguments.films], skip=arguments.bundle)[: arguments.count]
-    tasks = [reader.Task(film, bundle["preprocessing"], with_panel=False) for film in films]
-    read = [item for item in map(reader.read_film, tasks) if isinstance(item, reader.Film)]
-    squares = np.stack([film.square for film in read])
+    sources = reader.find_files([arguments.films], skip=arguments.bundle)[: arguments.count]
+    tasks = [reader.Task(source, bundle["preprocessing"], with_panel=False) for source in sources]
+    read = [item for item in map(reader.read_file, tasks) if isinstance(item, reader.Decoded)]
+    squares = np.stack([image.square for image in read])
     restored = load_for_inference(arguments.workdir, bundle["fingerprints"]["checkpoint"]["step"])
     images = squares[..., None].astype(np.float32) / 255
     expected = training_code(restored.model, restored.variables, bundle["calibration"], images)[
         "probability"
     ]
-    print(f"{len(read)} films, probabilities {expected.min():.3f} to {expected.max():.3f}")
+    print(f"{len(read)} images, probabilities {expected.min():.3f} to {expected.max():.3f}")
     for runtime, name in ARTEFACTS.items():
         function = runtimes.LOADERS[runtime](arguments.bundle / name)
         found = {}

@@ -1,6 +1,6 @@
 """Mutated DICOM files through the decoder's workers: nothing may crash, hang or eat the memory.
 
-Seeds are the monochrome films among pydicom's own test files, one phantom per bomb, and whatever
+Seeds are the monochrome images among pydicom's own test files, one phantom per bomb, and whatever
 --seeds names. Every mutation is a function of its number alone.
 """
 

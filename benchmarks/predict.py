@@ -1,4 +1,4 @@
-"""How fast a bundle answers: cold start, films per second, and where the time goes.
+"""How fast a bundle predicts: cold start, images per second, and where the time goes.
 
 Each figure of the command is from a process of its own; the parts are timed alone, one after the
 other, in this one.
@@ -26,12 +26,12 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def command(bundle: pathlib.Path, runtime: str, batch_size: int, *films: pathlib.Path) -> float:
+def command(bundle: pathlib.Path, runtime: str, batch_size: int, *paths: pathlib.Path) -> float:
     """Seconds from starting the command to its end."""
     with tempfile.TemporaryDirectory() as scratch:
         arguments = (f"--bundle={bundle}", f"--runtime={runtime}", f"--out={scratch}/out")
         line = [sys.executable, "-m", "cbam_flax.predict", *arguments]
-        line += [f"--batch_size={batch_size}", *map(str, films)]
+        line += [f"--batch_size={batch_size}", *map(str, paths)]
         return seconds(lambda: subprocess.run(line, check=True, capture_output=True))
 
 
@@ -49,7 +49,7 @@ def measure_parts(bundle: pathlib.Path, runtime: str, batch_size: int) -> None:
     print(f"  Python and imports      {imports:8.2f} s")
     print(f"  reading the artefact    {loading:8.2f} s")
     print(f"  first batch (compiling) {first:8.2f} s")
-    print(f"  a later batch           {later:8.2f} s = {batch_size / later:.1f} films/s")
+    print(f"  a later batch           {later:8.2f} s = {batch_size / later:.1f} images/s")
 
 
 def main() -> None:
@@ -62,26 +62,27 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    films = reader.find_files([arguments.films], skip=arguments.bundle)[: arguments.count]
-    paths = [film.path for film in films]
+    sources = reader.find_files([arguments.films], skip=arguments.bundle)[: arguments.count]
+    paths = [source.path for source in sources]
     preprocessing = Predictor.load(arguments.bundle, "onnx").bundle["preprocessing"]
-    tasks = [reader.Task(film, preprocessing, with_panel=False) for film in films]
-    one = seconds(lambda: [reader.read_film(task) for task in tasks])
-    print(f"decoding alone, one core: {len(films) / one:.1f} films/s")
-    many = seconds(lambda: list(reader.read_films(tasks, arguments.workers)))
+    tasks = [reader.Task(source, preprocessing, with_panel=False) for source in sources]
+    one = seconds(lambda: [reader.read_file(task) for task in tasks])
+    print(f"decoding alone, one core: {len(sources) / one:.1f} images/s")
+    many = seconds(lambda: list(reader.read_files(tasks, arguments.workers)))
     print(
         f"decoding alone, {arguments.workers} processes, starting them included: "
-        f"{len(films) / many:.1f} films/s"
+        f"{len(sources) / many:.1f} images/s"
     )
     for runtime in RUNTIMES:
         print(runtime)
         measure_parts(arguments.bundle, runtime, arguments.batch_size)
         cold = command(arguments.bundle, runtime, 1, paths[0])
-        print(f"  the command, one film   {cold:8.2f} s")
+        print(f"  the command, one image  {cold:8.2f} s")
         whole = command(arguments.bundle, runtime, arguments.batch_size, *paths)
         print(
-            f"  the command, {len(films)} films {whole:8.2f} s = {len(films) / whole:.1f} films/s, "
-            f"{(len(films) - 1) / (whole - cold):.1f} after the start"
+            f"  the command, {len(sources)} images {whole:8.2f} s = "
+            f"{len(sources) / whole:.1f} images/s, "
+            f"{(len(sources) - 1) / (whole - cold):.1f} after the start"
         )
 
 

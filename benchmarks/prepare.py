@@ -1,7 +1,7 @@
-"""What preparing one film costs, beside the bare codecs and beside the plain pydicom way.
+"""What preparing one image costs, beside the bare codecs and beside the plain pydicom way.
 
-Everything is measured in one run, on one core, in CPU time, the ways taking turns film by film, so
-that a busy machine disturbs all of them alike. The figure of a way is its median over the films.
+Everything is measured in one run, on one core, in CPU time. The ways take turns image by image, so
+that a busy machine disturbs all of them alike; each is reported by its median over the images.
 """
 
 import argparse
@@ -22,7 +22,7 @@ EXAMPLE = """example:
 
 
 def decoding_costs(paths: list[str], size: int) -> dict[str, float]:
-    """Milliseconds of CPU per film of each step and of each way."""
+    """Milliseconds of CPU per image of each step and of each way."""
     import cv2
     import numpy as np
     import pydicom
@@ -30,7 +30,7 @@ def decoding_costs(paths: list[str], size: int) -> dict[str, float]:
     from pydicom.encaps import get_frame
 
     from data_prep.dicom import read_radiograph
-    from data_prep.radiographs import Preprocessing, prepare_film
+    from data_prep.radiographs import Preprocessing, prepare_radiograph
     from data_prep.resize import fit_image
     from data_prep.rsna import Record
 
@@ -61,7 +61,7 @@ def decoding_costs(paths: list[str], size: int) -> dict[str, float]:
         ),
         "read, decode, resize, encode": (
             lambda path: (Record("", path, "train", 0, "Normal", (), ""), how),
-            prepare_film,
+            prepare_radiograph,
         ),
         PYDICOM_WAY: (str, pydicom_way),
     }
@@ -92,9 +92,9 @@ def tensorflow_png_cost(paths: list[str], size: int) -> float:
 
 
 def builder_costs(paths: list[str], size: int, workers: int) -> tuple[float, float]:
-    """CPU milliseconds per film with TFRecords written, in one process; films/s with workers.
+    """CPU milliseconds per image with TFRecords written, in one process; images/s with workers.
 
-    The cost that does not grow with the number of films is taken out by two runs.
+    The cost that does not grow with the number of images is taken out by two runs.
     """
     import tensorflow_datasets as tfds
 
@@ -105,7 +105,7 @@ def builder_costs(paths: list[str], size: int, workers: int) -> tuple[float, flo
     tfds.disable_progress_bar()
     config = RsnaConfig.of(Preprocessing(size), "image")
 
-    def seconds(films: list[str], workers: int, clock: Callable[[], float]) -> float:
+    def seconds(paths: list[str], workers: int, clock: Callable[[], float]) -> float:
         with (
             tempfile.TemporaryDirectory() as folder,
             contextlib.redirect_stdout(io.StringIO()),
@@ -113,10 +113,10 @@ def builder_costs(paths: list[str], size: int, workers: int) -> tuple[float, flo
         ):
             raw = Path(folder, "raw")
             (raw / IMAGES).mkdir(parents=True)
-            for film in films:
-                (raw / IMAGES / Path(film).name).symlink_to(film)
+            for path in paths:
+                (raw / IMAGES / Path(path).name).symlink_to(path)
             for table in (LABELS, CLASSES):
-                (raw / table).symlink_to(Path(films[0]).parents[1] / table)
+                (raw / table).symlink_to(Path(paths[0]).parents[1] / table)
             builder = Builder(
                 config=Builder.builder_configs.get(config.name, config),
                 data_dir=folder,
@@ -156,7 +156,7 @@ def main() -> None:
     costs["the same and TFRecords written"], rate = builder_costs(
         paths, args.image_size, args.workers
     )
-    print(f"{len(paths)} films, {args.image_size} px, CPU milliseconds per film, median")
+    print(f"{len(paths)} images, {args.image_size} px, CPU milliseconds per image, median")
     for name, cost in costs.items():
         print(f"{cost:8.2f}  {name}")
     bare = min(costs["bare decode, OpenCV"], costs["bare decode, simplejpeg"])
@@ -167,7 +167,7 @@ def main() -> None:
         f"{costs['the same and TFRecords written'] / codecs:8.2f}  x with TFRecords (at most 2.2)"
     )
     print(f"{costs[PYDICOM_WAY] / ours:8.2f}  x faster than pydicom and resize alone (at least 2)")
-    print(f"{rate:8.0f}  films/s, {args.workers} workers, start and TFRecords included")
+    print(f"{rate:8.0f}  images/s, {args.workers} workers, start and TFRecords included")
 
 
 if __name__ == "__main__":

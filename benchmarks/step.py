@@ -293,24 +293,24 @@ def peak_memory(name: str, device: str) -> float:
 
 
 def work(args: argparse.Namespace) -> None:
-    """One contestant: answers each number of steps on stdin with what they took, on stdout."""
-    # Libraries print too; only answers may reach the parent.
-    answers = os.fdopen(os.dup(1), "w")
+    """One contestant: for each number of steps on stdin, writes their time to stdout."""
+    # Libraries print too; only replies may reach the parent.
+    replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     run = CONTESTANTS[args.work[0]][0](args)
     run(1)
     run(1)
-    print(json.dumps({"ready": True}), file=answers, flush=True)
+    print(json.dumps({"ready": True}), file=replies, flush=True)
     for line in iter(sys.stdin.readline, ""):
         start = time.perf_counter()
         logits = run(int(line))
         seconds = time.perf_counter() - start
-        answer = {
+        reply = {
             "seconds": seconds,
             "memory": peak_memory(args.work[0], args.device),
             "logits": logits.tolist() if args.mode == "check" and logits is not None else None,
         }
-        print(json.dumps(answer), file=answers, flush=True)
+        print(json.dumps(reply), file=replies, flush=True)
 
 
 def ask(process: subprocess.Popen[str], steps: int | None = None) -> dict[str, Any] | None:
@@ -366,14 +366,14 @@ def race(args: argparse.Namespace) -> None:
         seconds: dict[str, list[float]] = {name: [] for name in running}
         for _ in range(args.rounds):
             for name, process in running.items():
-                answer = ask(process, args.steps)
-                if answer is None:
+                reply = ask(process, args.steps)
+                if reply is None:
                     raise cli.UserError(f"{name} died in the middle of the race; run without it")
-                seconds[name].append(answer["seconds"] / args.steps)
-                last[name] = answer
+                seconds[name].append(reply["seconds"] / args.steps)
+                last[name] = reply
     if args.mode == "check":
-        for name, answer in last.items():
-            difference = np.abs(np.subtract(answer["logits"], last["ours"]["logits"])).max()
+        for name, reply in last.items():
+            difference = np.abs(np.subtract(reply["logits"], last["ours"]["logits"])).max()
             print(f"{name}: logits differ from ours by {difference:.2g} at most")
         return
     memory = "GPU memory" if args.device == "gpu" else "memory"

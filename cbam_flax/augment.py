@@ -4,9 +4,9 @@ Every example has its own key (`fold_in` of the step's key and the position in t
 that the result does not depend on how many devices or hosts share the batch.
 
 Geometry is an affine map in centred coordinates: (y, x) in [-1, 1] over the image, whatever its
-size. A matrix (2, 3) takes a point of the OUTPUT to the point of the INPUT that is shown there.
-Sampling is bilinear between pixels, at points to 1/256 of a pixel; what comes from outside the
-image is 0, the black background of the films.
+size. A matrix (2, 3) takes a point of the OUTPUT to the point of the INPUT that it shows.
+Sampling is bilinear, at points rounded to 1/256 of a pixel; outside the image it is 0,
+the black background of radiographs.
 """
 
 import jax
@@ -27,7 +27,7 @@ def augment(
         images: float32 (B, S, S, 1) in [0, 1].
         labels: float32 (B,).
         key: of this step.
-        config: the `augment` group.
+        config: `config.augment`.
 
     Returns:
         Images in [0, 1] and labels, which mixup makes fractions, of the same shapes.
@@ -92,12 +92,11 @@ def sample(image: jax.Array, points: jax.Array) -> jax.Array:
 
 
 def sample_by_products(image: jax.Array, points: jax.Array) -> jax.Array:
-    """`sample` without gathers, which take a TPU 14 cycles or more a number (docs/performance.md).
+    """`sample` without gathers, which cost a TPU 14 cycles per element (docs/performance.md).
 
-    At the nearest points that are multiples of 1/256 pixel. The weights of all rows, most of them
-    0, in a matrix product with the image; then those of all columns. Grey levels and weights have
-    8 bits each: bfloat16, in which a TPU multiplies by default, holds them exactly, and float32 the
-    sums.
+    Rounds points to 1/256 pixel. First the weights of all rows, most of them 0, in a matrix product
+    with the image; then those of all columns. Grey levels and weights have 8 bits each, so bfloat16
+    (a TPU's default) holds them exactly, and float32 the sums.
     """
     height, width, _ = image.shape
     y, x = jnp.round(points * STEPS).reshape(-1, 2).T / STEPS
@@ -126,7 +125,7 @@ def move_boxes(boxes: jax.Array, matrix: jax.Array) -> jax.Array:
         matrix: output-to-input, as for `warp`.
 
     Returns:
-        (K, 4) in the same form, clipped to the image.
+        (K, 4) in the same format, clipped to the image.
     """
     corners = boxes[:, jnp.array([[0, 1], [0, 3], [2, 1], [2, 3]])] * 2 - 1
     forward = invert(matrix)

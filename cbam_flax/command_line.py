@@ -1,4 +1,4 @@
-"""Flags as the commands with a `--config` parse them: absl's, with errors in one sentence."""
+"""The parser of the commands with a `--config`: absl's flags, with errors in one sentence."""
 
 import re
 import sys
@@ -10,7 +10,7 @@ from data_prep import cli
 
 
 def parser(module_name: str, needed: Sequence[str]) -> Callable[[list[str]], list[str]]:
-    """A `flags_parser` for absl.app.run: --help exits with 0, a wrong flag is one line, status 2.
+    """A `flags_parser` for absl.app.run: --help exits with 0, a wrong flag with one line and 2.
 
     Args:
         module_name: the command, whose docstring and flags --help shows.
@@ -25,7 +25,7 @@ def parser(module_name: str, needed: Sequence[str]) -> Callable[[list[str]], lis
         try:
             rest = flags.FLAGS(argv)
             if rest[1:]:
-                raise cli.UserError(f"{rest[1]!r} is no flag; values are given as --name=VALUE")
+                raise cli.UserError(f"{rest[1]!r} is not a flag; write values as --name=VALUE")
             for flag in needed:
                 if flags.FLAGS[flag].value is None:
                     raise cli.UserError(f"--{flag} is needed, as in the example that --help shows")

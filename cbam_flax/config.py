@@ -1,7 +1,7 @@
-"""The configuration: every key with its default, and the rules that a config must keep.
+"""The configuration: every key with its default, and the checks.
 
-The files in `configs/` start from `default_config()` and change what their data set needs. Keys are
-overridden on the command line as `--config.model.width=0.5`; ml_collections refuses unknown ones.
+The files in `configs/` start from `default_config()` and change what their data set needs. Override
+keys on the command line with `--config.model.width=0.5`; ml_collections refuses unknown ones.
 """
 
 import json
@@ -15,7 +15,7 @@ from data_prep.cli import UserError
 
 UNITS = ("steps", "epochs", "examples")
 
-# What may differ when a run is continued: where things lie, the devices, and what is only printed.
+# What may change when a run is resumed: paths, devices, and what is only logged.
 FREE_ON_RESUME = ("data_dir", "mesh", "log_every_steps", "profile")
 
 
@@ -30,15 +30,15 @@ def duration(**amount: float) -> ConfigDict:
 
 
 def default_config() -> ConfigDict:
-    """Every key that exists, with the value that suits RSNA at 256 px."""
+    """Every key, with a default that suits RSNA at 256 px."""
     config = ConfigDict()
     config.seed = 0
-    config.data_dir = "data"  # what data_prep.prepare was given; local or gs://
+    config.data_dir = "data"  # as given to data_prep.prepare; local or gs://
     config.dataset = "rsna_pneumonia"  # or with a variant, as in rsna_pneumonia/256px-row
     config.image_size = 256  # height and width in pixels; names the variant of the data set
     config.batch_size = 64  # global: over all devices and hosts
     config.sampling = "uniform"  # or "balanced": positives repeated until they are half of an epoch
-    config.shuffle_labels = False  # negative control: train and choose by permuted labels
+    config.shuffle_labels = False  # negative control: train and select on permuted labels
     config.duration = duration(epochs=30.0)
 
     config.evaluate = ConfigDict({"every": duration(epochs=1.0), "batch_size": 16})
@@ -46,12 +46,12 @@ def default_config() -> ConfigDict:
     config.checkpoint = ConfigDict(
         {"every": duration(epochs=1.0), "keep_latest": 2, "keep_best": 1}
     )
-    config.early_stopping = 0  # after so many evaluations without a better AUROC; 0: off
+    config.early_stopping = 0  # stop after N evaluations without a better AUROC; 0: off
     config.log_every_steps = 20
     config.profile = False  # a trace of a few early steps in WORKDIR/tensorboard
-    config.non_finite = "stop"  # or "skip": leave the state as it was and go on
+    config.non_finite = "stop"  # or "skip": discard the step and go on
 
-    # -1 takes all devices that the other axes leave over.
+    # -1 takes all devices that the other axes leave.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "spatial": 1})
 
     config.model = ConfigDict(
@@ -120,7 +120,7 @@ def apply_argument(config: ConfigDict, argument: str) -> ConfigDict:
     A name is a key of `model` (`pool` is short for `pooling`) or a dotted path from the root.
 
     Raises:
-        UserError: a part is not NAME=VALUE, or the name or the kind of value does not fit.
+        UserError: a part is not NAME=VALUE, or the name or the type of the value is wrong.
     """
     for part in filter(None, argument.split(",")):
         name, equals, value = part.partition("=")
@@ -132,7 +132,7 @@ def apply_argument(config: ConfigDict, argument: str) -> ConfigDict:
             config.update_from_flattened_dict({path: _parse(value, _lookup(config, path))})
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise UserError(
-                f"config argument {part!r} does not fit: {name!r} is no key of the config "
+                f"config argument {part!r} does not fit: {name!r} is not a key of the config "
                 f"or does not take such a value"
             ) from error
     return config
@@ -149,12 +149,12 @@ def _parse(text: str, old: Any) -> Any:
     if isinstance(old, bool):
         return {"true": True, "false": False}[text.lower()]
     if isinstance(old, ConfigDict | tuple):
-        raise TypeError("a single value cannot replace a group")
+        raise TypeError("a single value cannot replace a section")
     return text if old is None else type(old)(text)
 
 
 def replace_durations(config: ConfigDict, overridden: set[str]) -> None:
-    """Lets `--config.duration.steps=100` replace `epochs` rather than stand beside it.
+    """Lets `--config.duration.steps=100` replace `epochs` rather than conflict with it.
 
     Args:
         config: changed in place.
@@ -189,7 +189,7 @@ def to_steps(length: ConfigDict, *, name: str, batch_size: int, examples: int) -
 
 
 def check(config: ConfigDict) -> None:
-    """Refuses values that no later module would explain as well.
+    """Checks values whose later errors would be unclear.
 
     Raises:
         UserError: the first key found whose value is not among the choices or out of range.

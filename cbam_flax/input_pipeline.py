@@ -2,8 +2,8 @@
 
 A split is decoded once, into uint8 `.npy` files that later runs map into memory (RSNA at 256 px:
 1.7 GB). Batch s is then a plain gather by an index that is a pure function of (seed, s): the same
-on any number of hosts, and a resume at any step costs the same. benchmarks/input_pipeline.py
-has the measurement that chose this over reading with tf.data.
+on any number of hosts, and resuming costs the same at any step. benchmarks/input_pipeline.py has
+the measurements behind this choice over tf.data.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class Split:
         return len(self.images)
 
     def with_shuffled_labels(self, rng: np.random.Generator) -> "Split":
-        """The split with its labels dealt out to its images anew."""
+        """The split with its labels permuted."""
         columns = self.columns | {"label": rng.permutation(self.labels)}
         return dataclasses.replace(self, columns=columns)
 
@@ -70,7 +70,7 @@ def record_dir(data_dir: str, dataset: str, image_size: int) -> Any:
     """The folder of the newest version of a prepared data set, as an epath.Path (local or gs://).
 
     Args:
-        data_dir: what data_prep.prepare was given.
+        data_dir: as given to data_prep.prepare.
         dataset: `name`, for the variant `<image_size>px`, or `name/variant`.
 
     Raises:
@@ -95,7 +95,7 @@ def record_dir(data_dir: str, dataset: str, image_size: int) -> Any:
 
 
 def load_split(data_dir: str, dataset: str, image_size: int, split: str) -> Split:
-    """Maps a split into memory, decoding its TFRecords first where that was not done before.
+    """Maps a split into memory, decoding its TFRecords the first time.
 
     Raises:
         UserError: no such data, a split that is empty or of another image size, a broken record.
@@ -119,15 +119,15 @@ def load_split(data_dir: str, dataset: str, image_size: int, split: str) -> Spli
 
 
 def _cache_folder(records: Any, name: str) -> pathlib.Path:
-    """Beside the TFRecords where that is local and writable, else in the temporary folder."""
+    """Beside the TFRecords if that is local and writable, else in the temporary folder."""
     if os.access(records, os.W_OK):
         return pathlib.Path(records) / f"decoded-v{CACHE_FORMAT}" / name
-    place = hashlib.sha256(str(records).encode()).hexdigest()[:16]
-    return pathlib.Path(tempfile.gettempdir()) / f"cbam_flax-v{CACHE_FORMAT}" / place / name
+    key = hashlib.sha256(str(records).encode()).hexdigest()[:16]
+    return pathlib.Path(tempfile.gettempdir()) / f"cbam_flax-v{CACHE_FORMAT}" / key / name
 
 
 def _decode(records: Any, split: str, cache: pathlib.Path) -> None:
-    """Writes `images.npy` and `columns.npz` under `cache`, whole or not at all."""
+    """Writes `images.npy` and `columns.npz` under `cache`, completely or not at all."""
     cache.parent.mkdir(parents=True, exist_ok=True)
     draft = pathlib.Path(tempfile.mkdtemp(prefix=f".{cache.name}-", dir=cache.parent))
     try:
@@ -150,17 +150,20 @@ def _decode_into(folder: pathlib.Path, records: Any, split: str) -> None:
         undecoded = {"image": tfds.decode.SkipDecoding()}
         ids = builder.as_dataset(split=split, decoders=undecoded).map(lambda row: row["image_id"])
         sorted_ids = sorted(tfds.as_numpy(ids))
-        place = {image_id: i for i, image_id in enumerate(sorted_ids)}
+        position = {image_id: i for i, image_id in enumerate(sorted_ids)}
         images = np.lib.format.open_memmap(
-            folder / "images.npy", "w+", np.uint8, (len(place), *info.features["image"].shape[:2])
+            folder / "images.npy",
+            "w+",
+            np.uint8,
+            (len(position), *info.features["image"].shape[:2]),
         )
-        rows: list[dict[str, Any]] = [{} for _ in place]
+        rows: list[dict[str, Any]] = [{} for _ in position]
         dataset = builder.as_dataset(split=split).prefetch(tf.data.AUTOTUNE)
         silent = jax.process_index() != 0
         for row in progress(
-            tfds.as_numpy(dataset), f"decoding {split}", len(place), disable=silent
+            tfds.as_numpy(dataset), f"decoding {split}", len(position), disable=silent
         ):
-            i = place[row["image_id"]]
+            i = position[row["image_id"]]
             images[i] = row.pop("image")[..., 0]
             rows[i] = row
         images.flush()
@@ -184,7 +187,7 @@ def _decode_into(folder: pathlib.Path, records: Any, split: str) -> None:
 
 
 def _broken_file(builder: Any, split: str) -> str | None:
-    """The first TFRecord file of the split that does not read to its end."""
+    """The first TFRecord file of the split that cannot be read completely."""
     import tensorflow as tf
 
     for path in builder.info.splits[split].filepaths:
@@ -197,7 +200,7 @@ def _broken_file(builder: Any, split: str) -> str | None:
 
 
 def check_labels(split: Split) -> None:
-    """Refuses labels from which nothing can be learnt or measured.
+    """Refuses labels with which nothing can be trained or evaluated.
 
     Raises:
         UserError: labels other than 0 and 1, or one class only.
@@ -216,9 +219,9 @@ def check_labels(split: Split) -> None:
 class Order:
     """Which examples form batch `step`: a pure function of the seed and the step.
 
-    The stream is one permutation per epoch after another, cut into batches, so that a batch can
-    straddle two epochs and no example is dropped or repeated within one. With "balanced" an epoch
-    holds each example of the larger class once and the smaller class repeated to the same number.
+    The stream is one permutation per epoch, cut into batches. A batch can straddle two epochs; no
+    example is dropped or repeated within one. With "balanced" an epoch
+    holds each example of the larger class once, and the smaller class repeated to match.
     """
 
     labels: np.ndarray
@@ -256,7 +259,7 @@ def put_batch(
     """The batch of these examples as global arrays; each host reads only what its devices hold.
 
     Returns:
-        `image` uint8 (B, S, S) and `label` int32 (B,), laid out by `sharding.batch_sharding`.
+        `image` uint8 (B, S, S) and `label` int32 (B,), sharded by `sharding.batch_sharding`.
     """
     shardings = batch_sharding(mesh)
 
@@ -273,7 +276,7 @@ def put_batch(
 
 
 def abstract_batch(batch_size: int, image_size: int, mesh: Mesh) -> dict[str, Any]:
-    """The shapes and places of what `put_batch` returns, for compilation ahead of time."""
+    """The shapes and shardings of what `put_batch` returns, for ahead-of-time compilation."""
     shardings = batch_sharding(mesh)
     shape = (batch_size, image_size, image_size)
     return {
@@ -285,7 +288,7 @@ def abstract_batch(batch_size: int, image_size: int, mesh: Mesh) -> dict[str, An
 def train_batches(
     split: Split, order: Order, mesh: Mesh, *, start: int, stop: int
 ) -> Iterator[dict[str, jax.Array]]:
-    """The batches of the steps from `start` to `stop`, two of them made ahead in a thread."""
+    """The batches of the steps from `start` to `stop`, two of them prepared ahead in a thread."""
     with ThreadPoolExecutor(1, "batches") as pool:
         make = lambda step: put_batch(split.images, order.labels, order.batch(step), mesh)  # noqa: E731
         ahead = [pool.submit(make, step) for step in range(start, min(start + 2, stop))]

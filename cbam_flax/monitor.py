@@ -1,4 +1,4 @@
-"""What a run says of itself: the console, TensorBoard, metrics.jsonl, throughput."""
+"""Reporting of a run: console, TensorBoard, metrics.jsonl, throughput."""
 
 import contextlib
 import datetime
@@ -24,7 +24,7 @@ from cbam_flax.models.table import Stage, stage_table
 from cbam_flax.step import TrainState
 from data_prep.cli import UserError
 
-# Dense bf16 FLOP/s of one chip, from the vendors' data sheets; by jax's device_kind.
+# Peak dense bf16 FLOP/s per chip, from the vendors' data sheets, by JAX device_kind.
 PEAK_FLOPS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -63,9 +63,9 @@ CONSOLE = {
 
 
 class ConsoleWriter(metric_writers.MultiWriter):
-    """The scalars of `CONSOLE` as a line of the log for people; other kinds are passed over.
+    """The scalars of `CONSOLE` as a log line for people; other kinds are ignored.
 
-    The time left is judged by all the time since this object was made, evaluations included.
+    The time left is estimated from all time since this object was made, including evaluations.
     """
 
     def __init__(self, start: int, total_steps: int):
@@ -76,19 +76,19 @@ class ConsoleWriter(metric_writers.MultiWriter):
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         seconds = (time.monotonic() - self._since) / (step - self._start)
         left = datetime.timedelta(seconds=round(seconds * (self._total_steps - step)))
-        place = f"step {step:{len(str(self._total_steps))}}/{self._total_steps}  {left} left"
+        position = f"step {step:{len(str(self._total_steps))}}/{self._total_steps}  {left} left"
         shown = {name: value for name, value in scalars.items() if value or name != "skipped"}
         for phase, formats in CONSOLE.items():
             told = [text.format(shown[name]) for name, text in formats.items() if name in shown]
             if told:
-                logging.info("%s  %-10s  %s", place, phase, ", ".join(told))
+                logging.info("%s  %-10s  %s", position, phase, ", ".join(told))
 
 
 class JsonlWriter(metric_writers.MultiWriter):
-    """Scalars as lines of WORKDIR/metrics.jsonl, one object per step; other kinds are passed over.
+    """Scalars as lines of WORKDIR/metrics.jsonl, one object per step; other kinds are ignored.
 
-    The file is written anew each time: object stores cannot append, and a reader never sees half a
-    line. Lines after `start` are dropped, since a resumed run will write them again.
+    The file is rewritten each time: object stores cannot append, and nobody sees half a line.
+    Lines after `start` are dropped, since a resumed run will write them again.
     """
 
     def __init__(self, workdir: str, start: int):
@@ -103,7 +103,7 @@ class JsonlWriter(metric_writers.MultiWriter):
         row |= {name: round(float(value), 6) for name, value in scalars.items()}
         draft = self._path.with_name(f".{self._path.name}")
         draft.write_text("".join(json.dumps(line) + "\n" for line in self._rows.values()))
-        draft.replace(self._path)  # kill -9 while writing must not cost the lines before
+        draft.replace(self._path)  # kill -9 while writing must not lose earlier lines
 
 
 def make_writer(workdir: str, start: int, total_steps: int) -> metric_writers.MetricWriter:
@@ -124,10 +124,10 @@ def stages_of(config: ConfigDict) -> list[Stage]:
 
 
 def training_flops(stages: list[Stage]) -> float:
-    """Floating-point operations that the model asks of one image: forward, and twice that backward.
+    """Floating-point operations to train on one image: forward, and twice that backward.
 
-    Of the architecture, not of the compiled program: what is computed again, or in a form that
-    takes fewer, counts as usual for model FLOPs utilisation (Chowdhery et al. 2022, "PaLM").
+    Counts the architecture, not the compiled program: recomputation and cheaper algorithms do not
+    change it, as is usual for model FLOPs utilisation (Chowdhery et al. 2022, "PaLM").
     """
     return 3.0 * sum(stage.flops for stage in stages)
 
@@ -174,7 +174,7 @@ def log_start(
 
 
 def model_lines(stages: list[Stage]) -> list[str]:
-    """A line for each stage: what it puts out, its parameters and its forward cost; and the sum."""
+    """A line per stage: output shape, parameters and forward cost; then the total."""
     rows = [("stage", "output", "parameters", "forward MFLOP")]
     rows += [
         (
@@ -195,7 +195,7 @@ def model_lines(stages: list[Stage]) -> list[str]:
 
 
 class Reporter:
-    """Collects the figures of the steps and writes their means where a line is due."""
+    """Collects the metrics of the steps and writes their means every `every_steps`."""
 
     def __init__(
         self,
@@ -216,14 +216,14 @@ class Reporter:
         self._newest = 0
         self._since = time.monotonic()
 
-    def read(self, number: int, figures: dict[str, jax.Array]) -> None:
-        """Waits for what step `number` returned, and takes it in."""
+    def read(self, step: int, figures: dict[str, jax.Array]) -> None:
+        """Waits for the metrics that `step` returned, and adds them."""
         values = jax.device_get(figures)
         if values["skipped"] and self._on_non_finite:
-            self._on_non_finite(number)
+            self._on_non_finite(step)
         self._recent.append(TrainMetrics.single_from_model_output(**values))
-        self._newest = number
-        if number % self._every_steps == 0:
+        self._newest = step
+        if step % self._every_steps == 0:
             self.write()
 
     def write(self) -> None:
@@ -233,23 +233,23 @@ class Reporter:
         """
         if not self._recent:
             return
-        number = self._newest
+        step = self._newest
         means = functools.reduce(lambda a, b: a.merge(b), self._recent).compute()
         now = time.monotonic()
         rate = len(self._recent) / (now - self._since)
         means |= {
             "images_per_second": rate * self._batch_size,
-            "learning_rate": self._schedule(number - 1),
-            "epoch": number * self._batch_size / self._epoch_size,
+            "learning_rate": self._schedule(step - 1),
+            "epoch": step * self._batch_size / self._epoch_size,
         }
         if self._peak:
             means["mfu"] = rate * self._batch_size * self._flops / (self._peak * jax.device_count())
         self._recent, self._since = [], now
-        self._writer.write_scalars(number, {name: float(value) for name, value in means.items()})
+        self._writer.write_scalars(step, {name: float(value) for name, value in means.items()})
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves what happens inside, an evaluation say, out of the images per second."""
+        """Excludes the time inside, for example an evaluation, from the images per second."""
         start = time.monotonic()
         yield
         self._since += time.monotonic() - start
@@ -261,11 +261,11 @@ def write_parameters(writer: metric_writers.MetricWriter, state: TrainState) -> 
     writer.write_texts(0, {"parameters": f"```\n{table}\n```"})
 
 
-def write_histograms(writer: metric_writers.MetricWriter, number: int, state: TrainState) -> None:
-    """The distribution of every parameter, where one process holds them all."""
+def write_histograms(writer: metric_writers.MetricWriter, step: int, state: TrainState) -> None:
+    """The distribution of every parameter, if one process holds them all."""
     if jax.process_count() == 1:
         params = traverse_util.flatten_dict(jax.device_get(state.params), sep="/")
-        writer.write_histograms(number, params)
+        writer.write_histograms(step, params)
 
 
 def labelled_grid(images: np.ndarray, labels: np.ndarray, columns: int = 8) -> np.ndarray:
@@ -279,19 +279,19 @@ def labelled_grid(images: np.ndarray, labels: np.ndarray, columns: int = 8) -> n
     return np.concatenate([np.concatenate(row, axis=1) for row in rows])[None, :, :, None]
 
 
-def stop_at_non_finite(workdir: str, split: Split, order: Order, number: int) -> None:
-    """Dumps the batch of step `number`, whose loss or gradient was not finite, and ends the run.
+def stop_at_non_finite(workdir: str, split: Split, order: Order, step: int) -> None:
+    """Dumps the batch of `step`, whose loss or gradient was not finite, and ends the run.
 
     Raises:
         UserError: always; it names the step, image ids and the dump.
     """
-    indices = order.batch(number - 1)
+    indices = order.batch(step - 1)
     ids = split.columns["image_id"][indices]
-    path = epath.Path(workdir) / f"non_finite_step_{number}.npz"
+    path = epath.Path(workdir) / f"non_finite_step_{step}.npz"
     with path.open("wb") as file:
         np.savez(file, image=split.images[indices], label=order.labels[indices], image_id=ids)
     raise UserError(
-        f"the loss or gradient of step {number} is not finite; its batch "
+        f"the loss or gradient of step {step} is not finite; its batch "
         f"({', '.join(ids[:4])}, ...) is in {path}; lower "
         f"config.optimizer.learning_rate, or set config.non_finite=skip"
     )

@@ -26,8 +26,8 @@ def make_schedule(config: ConfigDict, *, total_steps: int, warmup_steps: int) ->
 def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Clipping by the global norm, then AdamW, Adam or SGD with Nesterov momentum.
 
-    Weight decay (decoupled, for AdamW and SGD) acts on kernels only: biases and the BN scales set
-    levels, not complexity.
+    Weight decay (decoupled, for AdamW and SGD) acts on kernels only: biases and BN scales are
+    not decayed.
     """
     if config.name == "adamw":
         chain = optax.adamw(schedule, weight_decay=config.weight_decay, mask=kernels)

@@ -1,4 +1,4 @@
-"""What a result comes from, as fingerprints: of the code, of a config, of a model's variables."""
+"""Fingerprints of the code, a config and a model's variables, to trace results."""
 
 import hashlib
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""The device mesh, and how batches and the training state lie on it.
+"""The device mesh, and the shardings of batches and the training state.
 
 Axes: `data` and `fsdp` share the batch; `fsdp` also holds a piece of every large array of the
 state; `spatial` splits the image height (XLA exchanges the halos that the convolutions need).
@@ -24,7 +24,7 @@ MIN_SHARDED_SIZE = 2**14  # elements; smaller arrays cost more to gather than to
 
 
 def make_mesh(shape: Mapping[str, int], devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh over all devices (or `devices`); an axis of -1 takes what the others leave over.
+    """A mesh over all devices (or `devices`); an axis of -1 takes what the others leave.
 
     Raises:
         UserError: the axes do not multiply to the number of devices.
@@ -45,10 +45,10 @@ def make_mesh(shape: Mapping[str, int], devices: list[jax.Device] | None = None)
 
 
 def check_divisible(mesh: Mesh, *, image_size: int, **batch_sizes: int) -> None:
-    """Refuses batches and images that the mesh cannot cut into equal pieces.
+    """Refuses batches and images that the mesh cannot split evenly.
 
     Raises:
-        UserError: names the size, the axes and the mend.
+        UserError: the message names the size, the axes and the fix.
     """
     pieces = mesh.shape["data"] * mesh.shape["fsdp"]
     for name, size in batch_sizes.items():
@@ -70,15 +70,15 @@ def check_divisible(mesh: Mesh, *, image_size: int, **batch_sizes: int) -> None:
 
 
 def images_per_device(mesh: Mesh, batch_size: int) -> int:
-    """Of a batch that is shared by the axes data and fsdp."""
+    """Images per device, for a batch split over the axes data and fsdp."""
     return batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
 
 
 def state_sharding(abstract_state: Any, mesh: Mesh, min_size: int = MIN_SHARDED_SIZE) -> Any:
-    """For each array of the state: its longest axis that `fsdp` divides is split, if it is large.
+    """For each array of the state: splits its longest axis that `fsdp` divides, if it is large.
 
-    One rule by shape serves parameters, optimizer moments and averages alike, so that they lie
-    together. The flatten-dense kernel, most of the model, is what it is for.
+    One rule by shape gives parameters, their optimizer moments and their averages the same
+    sharding. It is meant for the flatten-dense kernel, most of the model.
     """
     pieces = mesh.shape["fsdp"]
 
@@ -93,7 +93,7 @@ def state_sharding(abstract_state: Any, mesh: Mesh, min_size: int = MIN_SHARDED_
 
 
 def batch_sharding(mesh: Mesh) -> dict[str, NamedSharding]:
-    """The layout of a batch: `image` (B, S, S) and `label` (B,)."""
+    """The shardings of a batch: `image` (B, S, S) and `label` (B,)."""
     return {"image": NamedSharding(mesh, IMAGES), "label": NamedSharding(mesh, EXAMPLES)}
 
 

@@ -1,7 +1,7 @@
 """The training state and the two pure functions on it: one training step, one forward pass.
 
-Both are jitted by their callers over a mesh. Under jit a batch that is sharded is still ONE array:
-means, BatchNorm statistics and gradients are global without a word about devices here.
+Callers jit both over a mesh. Under jit a sharded batch is still ONE array, so means, BatchNorm
+statistics and gradients are global, and no code here mentions devices.
 """
 
 from functools import partial
@@ -20,7 +20,7 @@ from cbam_flax.augment import augment
 from cbam_flax.models import CBAMResNet, block_kernel_l2, create_model, infer
 from cbam_flax.models.ops.tpu import compiler_options
 
-EMA_WARMUP = 10  # steps; early on the average follows closely, or it would remember the start
+EMA_WARMUP = 10  # steps; early on the average follows closely, to forget the initial values
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -40,7 +40,7 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def model_for(config: ConfigDict, mesh: Mesh) -> CBAMResNet:
-    """The model of `config.model` with the ops that are fast for a training step on this mesh.
+    """The model of `config.model` with the op implementations for a training step on this mesh.
 
     Raises:
         ValueError: as `create_model`.
@@ -83,7 +83,7 @@ def example_loss(logits: jax.Array, labels: jax.Array, config: ConfigDict) -> ja
     Args:
         logits: float32 (B,).
         labels: float32 (B,) in [0, 1].
-        config: the `loss` group.
+        config: `config.loss`.
     """
     weights = 1 + (config.positive_weight - 1) * labels
     smooth = labels * (1 - config.label_smoothing) + config.label_smoothing / 2
@@ -99,10 +99,10 @@ def train_step(
     config: ConfigDict,
     mesh: Mesh | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One optimizer step over a batch, in `config.optimizer.accumulate` pieces.
+    """One optimizer step over a batch, in `config.optimizer.accumulate` microbatches.
 
-    Accumulated gradients are the large batch's, but for BatchNorm and dropout: the statistics are
-    those of each piece, applied one after the other.
+    The accumulated gradient is that of the full batch, except for BatchNorm and dropout: each
+    microbatch has its own statistics, applied one after the other.
 
     Args:
         state: donated by the caller.
@@ -110,8 +110,8 @@ def train_step(
         mesh: keeps the augmented images, and so all that follows, split as the batch is.
 
     Returns:
-        The next state and the step's figures, scalars. Where the loss or the gradient is not
-        finite, the state is the old one but for `step`, and `skipped` is True.
+        The next state and the step's metrics, scalars. If the loss or the gradient is not
+        finite, only `step` changes in the state, and `skipped` is True.
     """
     augment_key, dropout_key = jax.random.split(
         jax.random.fold_in(jax.random.key(config.seed), state.step)
@@ -123,7 +123,7 @@ def train_step(
         config.augment,
     )
     if mesh is not None:
-        # Turning an image needs all of it: without this, no device would hold less of the maps.
+        # Rotation needs the entire image: without this, XLA would not split the maps by rows.
         images = jax.lax.with_sharding_constraint(images, sharding.batch_sharding(mesh)["image"])
 
     def loss_of(
@@ -141,27 +141,27 @@ def train_step(
             loss += config.loss.l2 * block_kernel_l2(params)
         return loss, (updated["batch_stats"], logits)
 
-    pieces = config.optimizer.accumulate
+    microbatches = config.optimizer.accumulate
 
-    def accumulate(carry: Any, piece: Any) -> Any:
+    def accumulate(carry: Any, microbatch: Any) -> Any:
         gradients, batch_stats = carry
         (loss, (batch_stats, logits)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params, batch_stats, *piece
+            state.params, batch_stats, *microbatch
         )
-        gradients = jax.tree.map(lambda total, g: total + g / pieces, gradients, gradient)
+        gradients = jax.tree.map(lambda total, g: total + g / microbatches, gradients, gradient)
         return (gradients, batch_stats), (loss, logits)
 
     carry = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats)
-    # Not a loop of one: XLA on CPUs runs the gradients of convolutions in a loop 6 times slower.
-    if pieces == 1:
+    # No loop for one microbatch: XLA:CPU runs convolution gradients in a loop 6 times slower.
+    if microbatches == 1:
         (gradients, batch_stats), (loss, logits) = accumulate(carry, (images, labels, dropout_key))
     else:
-        # Piece i takes every pieces-th example, so that each device works on its own part of each.
+        # Microbatch i takes every n-th example, so that each device holds its share of each.
         images, labels = (
-            x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1) for x in (images, labels)
+            x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1) for x in (images, labels)
         )
         (gradients, batch_stats), (losses, logits) = jax.lax.scan(
-            accumulate, carry, (images, labels, jax.random.split(dropout_key, pieces))
+            accumulate, carry, (images, labels, jax.random.split(dropout_key, microbatches))
         )
         loss = losses.mean()
 
@@ -188,40 +188,40 @@ def train_step(
 def _whole_kernels(params: Any, mesh: Mesh | None) -> Any:
     """The parameters with convolution kernels gathered from their `fsdp` pieces.
 
-    A convolution whose kernel is split along with the height of its input comes out wrong from
-    XLA's partitioner (jax 0.10.2, losses off by 10 %); `test_losses_do_not_depend_on_the_mesh`
-    shows it. The large kernel, that of the flattened map, is a dense layer's and stays split.
+    XLA's partitioner miscompiles a convolution whose kernel and input height are both split (jax
+    0.10.2, losses off by 10 %), as `test_losses_do_not_depend_on_the_mesh` shows. The large dense
+    kernel after the flattening stays split.
     """
     if mesh is None:
         return params
-    whole = sharding.replicated(mesh)
+    replicated = sharding.replicated(mesh)
     return jax.tree.map(
-        lambda x: jax.lax.with_sharding_constraint(x, whole) if x.ndim == 4 else x, params
+        lambda x: jax.lax.with_sharding_constraint(x, replicated) if x.ndim == 4 else x, params
     )
 
 
 def sharded_train_step(
     model: nn.Module, optimizer: optax.GradientTransformation, config: ConfigDict, mesh: Mesh
 ) -> tuple[Any, TrainState]:
-    """`train_step` jitted over a mesh with its state donated, and that state as shapes.
+    """`train_step` jitted over a mesh, donating its state, and that state as shapes.
 
     Returns:
-        The function (state, batch) -> (state, figures), and the state as ShapeDtypeStructs that
+        The function (state, batch) -> (state, metrics), and the state as ShapeDtypeStructs that
         carry their shardings.
     """
     shapes = jax.eval_shape(partial(init_state, model, optimizer, config))
-    places = sharding.state_sharding(shapes, mesh)
+    shardings = sharding.state_sharding(shapes, mesh)
     step = jax.jit(
         partial(train_step, model=model, optimizer=optimizer, config=config, mesh=mesh),
-        in_shardings=(places, sharding.batch_sharding(mesh)),
-        out_shardings=(places, sharding.replicated(mesh)),
+        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
         compiler_options=compiler_options(mesh.devices.flat[0].device_kind),
     )
     return step, jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
-        places,
+        shardings,
     )
 
 

@@ -23,19 +23,19 @@ from cbam_flax.evaluate.validation import validate
 from cbam_flax.models import create_model
 from data_prep.cli import UserError
 
-INTERRUPTED = 75  # exit status after a save on SIGTERM (EX_TEMPFAIL): the same command continues
+INTERRUPTED = 75  # exit status after a save on SIGTERM (EX_TEMPFAIL): the same command resumes
 
 
 def train(config: ConfigDict, workdir: str) -> int:
-    """Trains, or goes on training, what `config` describes.
+    """Trains what `config` describes, or resumes.
 
-    Everything is left in `workdir`; called again with the same config it continues there.
+    Everything is written to `workdir`; called again with the same config it resumes there.
 
     Returns:
         0 when finished, `INTERRUPTED` when a signal stopped it after a save.
 
     Raises:
-        UserError: a config, data set or workdir that does not fit, or a step that is not finite.
+        UserError: a config, data set or workdir that does not fit, or a non-finite step.
     """
     config_lib.check(config)
     mesh = sharding.make_mesh(config.mesh)
@@ -52,7 +52,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     training, validation = load("train"), load("validation")
     for split in (training, validation):
         input_pipeline.check_labels(split)
-    if config.shuffle_labels:  # both: a checkpoint chosen by true labels beats chance too
+    if config.shuffle_labels:  # both: a checkpoint selected by true labels beats chance
         rng = np.random.default_rng(config.seed)
         training, validation = (s.with_shuffled_labels(rng) for s in (training, validation))
     order = input_pipeline.Order(training.labels, config.batch_size, config.seed, config.sampling)
@@ -65,7 +65,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     fingerprint = {split.name: split.fingerprint for split in (training, validation)}
     checkpoint.claim_workdir(workdir, config, fingerprint)
 
-    # The optimizer, and the state as shapes with their places on the mesh.
+    # The optimizer, and the state as shapes with their shardings on the mesh.
     schedule = optimizer_lib.make_schedule(
         config.optimizer,
         total_steps=total_steps,
@@ -74,7 +74,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule)
     train_step, abstract_state = step_lib.sharded_train_step(model, optimizer, config, mesh)
 
-    # The state: the newest checkpoint's, else a fresh one, made where it belongs.
+    # The state: the newest checkpoint's, else a fresh one, created with its shardings.
     manager = checkpoint.make_manager(workdir, config)
     start = manager.latest_step() or 0
     if start:
@@ -84,7 +84,7 @@ def train(config: ConfigDict, workdir: str) -> int:
         init = functools.partial(step_lib.init_state, model, optimizer, config)
         state = jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, abstract_state))()
 
-    # The step, compiled before the loop so that its needs can be told.
+    # The step, compiled before the loop so that its memory can be logged.
     batches = input_pipeline.train_batches(training, order, mesh, start=start, stop=total_steps)
     compiled = train_step.lower(
         abstract_state, input_pipeline.abstract_batch(config.batch_size, config.image_size, mesh)
@@ -118,57 +118,57 @@ def train(config: ConfigDict, workdir: str) -> int:
     interrupted = threading.Event()
     _on_sigterm(interrupted.set)
 
-    def out_of_patience(number: int) -> bool:
-        waited = (number - (manager.best_step() or number)) // evaluate_every
+    def out_of_patience(step: int) -> bool:
+        waited = (step - (manager.best_step() or step)) // evaluate_every
         return 0 < config.early_stopping <= waited
 
     previous: tuple[int, Any] | None = None
-    for number in range(start + 1, total_steps + 1):
-        if out_of_patience(number - 1):  # asked here, a run that stopped early stays stopped
-            logging.info("no better validation AUROC: stopping after step %d", number - 1)
+    for step in range(start + 1, total_steps + 1):
+        if out_of_patience(step - 1):  # here, so that a stopped run stays stopped
+            logging.info("no better validation AUROC: stopping after step %d", step - 1)
             break
         batch = next(batches)
         with jax.transfer_guard("disallow"):
             state, metrics = compiled(state, batch)
-        if previous:  # read while this step runs, so that reading never stalls the device
+        if previous:  # read while this step runs, so that the device never waits
             reporter.read(*previous)
-        previous = (number, metrics)
+        previous = (step, metrics)
         if config.profile:
-            profile(number)
+            profile(step)
 
-        stop = interrupted.is_set() or manager.reached_preemption(number)
+        stop = interrupted.is_set() or manager.reached_preemption(step)
         figures = None
-        if number % evaluate_every == 0 or number == total_steps:
-            reporter.read(*previous)  # this step's too, before the clock stands still
+        if step % evaluate_every == 0 or step == total_steps:
+            reporter.read(*previous)  # this step's too, before the clock is paused
             previous = None
-            if number == total_steps:
+            if step == total_steps:
                 reporter.write()
             with reporter.paused():
                 figures = validate(
-                    create_model(config.model),  # in the forms that are fast for few images
+                    create_model(config.model),  # with the ops for small batches
                     state.inference_variables,
                     validation,
                     config.evaluate.batch_size,
                     mesh,
                 )
-            writer.write_scalars(number, {f"validation/{k}": v for k, v in figures.items()})
-            monitor.write_histograms(writer, number, state)
-        if figures or number % checkpoint_every == 0 or stop:
+            writer.write_scalars(step, {f"validation/{k}": v for k, v in figures.items()})
+            monitor.write_histograms(writer, step, state)
+        if figures or step % checkpoint_every == 0 or stop:
             checkpoint.save(
                 manager,
                 state,
-                step=number,
+                step=step,
                 config=config,
                 fingerprint=fingerprint,
                 metrics=figures,
             )
-        if stop and number < total_steps:
+        if stop and step < total_steps:
             if previous:
                 reporter.read(*previous)
             reporter.write()
             manager.wait_until_finished()
             writer.flush()
-            logging.warning("stopped by a signal after step %d, which is saved", number)
+            logging.warning("SIGTERM: saved step %d; run the same command to continue", step)
             return INTERRUPTED
 
     if previous:
@@ -186,7 +186,7 @@ def train(config: ConfigDict, workdir: str) -> int:
 
 
 def _on_sigterm(action: Callable[[], None]) -> None:
-    """Lets SIGTERM do this instead of ending the process.
+    """Runs this on SIGTERM instead of ending the process.
 
     With several processes orbax agrees on a common step instead (`reached_preemption`).
     """
@@ -197,9 +197,9 @@ def _on_sigterm(action: Callable[[], None]) -> None:
 def _write_augmented(
     writer: Any, config: ConfigDict, split: input_pipeline.Split, order: input_pipeline.Order
 ) -> None:
-    """A picture of the first augmented training images with their labels, for TensorBoard."""
+    """The first augmented training images with their labels, for TensorBoard."""
     first = order.batch(0)[:32]
-    # Jitted: step by step it would compile a hundred small programs at every start.
+    # Jitted: eager execution would compile a hundred small programs at every start.
     images, labels = jax.jit(functools.partial(augment, config=config.augment))(
         step_lib.scale_images(jax.numpy.asarray(split.images[first])),
         jax.numpy.asarray(order.labels[first], jax.numpy.float32),

@@ -1,4 +1,4 @@
-"""The demo of `make demo`: a small model on synthetic films at 64 px, minutes on two CPU cores."""
+"""The demo of `make demo`: a small model on synthetic data at 64 px; minutes on two CPU cores."""
 
 from ml_collections import ConfigDict
 

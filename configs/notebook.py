@@ -1,4 +1,4 @@
-"""The original Keras notebook: its graph, its recipe, and (chosen by name) its leaky split by row.
+"""The original Keras notebook: its graph, its recipe, and on request its leaky split by row.
 
     python -m data_prep.prepare --dataset=rsna --raw=RAW --mapping=MAPPING --data_dir=data \\
         --image_size=224 --interpolation=nearest

@@ -2,7 +2,7 @@
 
     python -m cbam_flax.main --config=configs/rsna.py --workdir=runs/rsna --config.data_dir=data
 
-On one CPU, to see it run, with data prepared at 64 px: `--config.image_size=64
+To try it on one CPU, with data prepared at 64 px: `--config.image_size=64
 --config.model.width=0.25 --config.duration.epochs=3`. Ablations:
 `--config=configs/rsna.py:pool=max,attention=none`.
 """

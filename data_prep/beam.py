@@ -1,4 +1,4 @@
-"""The same preparation as an Apache Beam pipeline, for more films than one machine should do.
+"""The same preparation as an Apache Beam pipeline, for more images than one machine should do.
 
 Needs `requirements-beam.txt`; docs/data.md says how to run it.
 """
@@ -10,33 +10,33 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from data_prep.radiographs import Film, Preprocessing, lost_film, prepare_film
+from data_prep.radiographs import Prepared, Preprocessing, lost_radiograph, prepare_radiograph
 from data_prep.rsna import Record
 from data_prep.workers import Lost, Worker
 
 Task = tuple[Record, Preprocessing]
 
 
-class PrepareFilm(beam.DoFn):
-    """A film, decoded in a process of its own: a runner too must survive what decoders do."""
+class PrepareRadiograph(beam.DoFn):
+    """Decodes in a process of its own, so that a decoder's crash does not end the runner."""
 
     def setup(self) -> None:
-        self._worker = Worker(prepare_film)
+        self._worker = Worker(prepare_radiograph)
 
-    def process(self, task: Task) -> Iterator[Film]:
+    def process(self, task: Task) -> Iterator[Prepared]:
         result = self._worker.call(task)
-        yield lost_film(task, result) if isinstance(result, Lost) else result
+        yield lost_radiograph(task, result) if isinstance(result, Lost) else result
 
     def teardown(self) -> None:
         self._worker.kill()
 
 
-class Films(beam.PTransform):
-    """A pipeline's begin -> (image id, example) of the films that are accepted.
+class Radiographs(beam.PTransform):
+    """A pipeline's begin -> (image id, example) of each accepted radiograph.
 
     Args:
       tasks: one per record.
-      outcomes: where a line of JSON per task goes, as the prefix of the files' names.
+      outcomes: prefix of the files that get a line of JSON per task.
     """
 
     def __init__(self, tasks: Sequence[Task], outcomes: str) -> None:
@@ -45,22 +45,22 @@ class Films(beam.PTransform):
         self._outcomes = outcomes
 
     def expand(self, pipeline: Any) -> Any:
-        films = (
+        prepared = (
             pipeline
             | beam.Create(self._tasks)
-            | beam.Reshuffle()  # else one worker decodes all that it has created
-            | beam.ParDo(PrepareFilm())
+            | beam.Reshuffle()  # else the worker that creates the tasks decodes all of them
+            | beam.ParDo(PrepareRadiograph())
         )
-        _ = films | "Outcome" >> beam.Map(_outcome_line) | beam.io.WriteToText(self._outcomes)
-        return films | "Example" >> beam.FlatMap(_keyed_example)
+        _ = prepared | "Outcome" >> beam.Map(_outcome_line) | beam.io.WriteToText(self._outcomes)
+        return prepared | "Example" >> beam.FlatMap(_keyed_example)
 
 
-def _outcome_line(film: Film) -> str:
-    return json.dumps(film.outcome)
+def _outcome_line(prepared: Prepared) -> str:
+    return json.dumps(prepared.outcome)
 
 
-def _keyed_example(film: Film) -> list[tuple[str, dict[str, Any]]]:
-    return [(film.example["image_id"], film.example)] if film.example else []
+def _keyed_example(prepared: Prepared) -> list[tuple[str, dict[str, Any]]]:
+    return [(prepared.example["image_id"], prepared.example)] if prepared.example else []
 
 
 def parse_options(text: str) -> PipelineOptions:

@@ -22,7 +22,7 @@ def record_features(size: int, detailed_classes: Sequence[str]) -> tfds.features
             "sex": tfds.features.Text(doc="M or F; empty when missing."),
             "age": tfds.features.Scalar(np.float32, doc="Years; nan when missing."),
             "spacing": tfds.features.Scalar(
-                np.float32, doc="Millimetres per pixel of the film; nan when missing."
+                np.float32, doc="Millimetres per pixel of the original image; nan when missing."
             ),
         }
     )

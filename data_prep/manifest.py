@@ -1,4 +1,4 @@
-"""manifest.json and rejected.csv: what became of every input, and what the records contain."""
+"""manifest.json and rejected.csv: the outcome for every input, and what the records contain."""
 
 import csv
 import hashlib
@@ -19,7 +19,7 @@ def fingerprint_inputs(
 ) -> str:
     """SHA-256 over the bytes of the tables, the names, sizes and times of the files, the settings.
 
-    The films themselves are not read, so that a finished preparation is recognised in a second.
+    The images themselves are not read, so that a finished preparation is recognised in a second.
     """
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for table in tables:
@@ -84,7 +84,7 @@ def read_outcomes(folder: epath.Path) -> list[dict[str, str]]:
 def write_manifest(folder: epath.Path, manifest: dict[str, Any]) -> None:
     """Writes rejected.csv, then manifest.json under a temporary name and renames it.
 
-    The manifest is the last thing that a preparation writes: where it lies, the rest is whole.
+    The manifest is the last thing that a preparation writes: where it exists, the rest is complete.
     """
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, ("file", "code", "message"), extrasaction="ignore")

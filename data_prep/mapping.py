@@ -1,4 +1,4 @@
-"""Whose film is it: the challenge's official mapping from its ids to NIH ChestX-ray14."""
+"""Whose image is it: the challenge's official mapping from its ids to NIH ChestX-ray14."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What a worker does with one film: read, decode, resize, encode. Imports no TensorFlow."""
+"""What a worker does with one radiograph: read, decode, resize, encode. Imports no TensorFlow."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ cv2.setNumThreads(1)  # the workers are the parallelism
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How a film becomes the image of a record; inference must do the same."""
+    """How a radiograph becomes the image of a record; inference must do the same."""
 
     image_size: int = 256
     aspect: str = "letterbox"
@@ -26,15 +26,15 @@ class Preprocessing:
     voi: str = "first"
 
 
-class Film(NamedTuple):
-    """What became of a film: its line in the manifest, and its record unless it was refused."""
+class Prepared(NamedTuple):
+    """One input's line in the manifest, and its record unless it was refused."""
 
     outcome: dict[str, str]
     example: dict[str, Any] | None
 
 
-def prepare_film(task: tuple[Record, Preprocessing]) -> Film:
-    """Reads one film and makes its record, whose image is PNG bytes."""
+def prepare_radiograph(task: tuple[Record, Preprocessing]) -> Prepared:
+    """Reads one radiograph and makes its record, with the image as PNG bytes."""
     record, how = task
     name = epath.Path(record.path).name
     try:
@@ -47,7 +47,7 @@ def prepare_film(task: tuple[Record, Preprocessing]) -> Film:
                     f"y {ymin:g} to {ymax:g}, x {xmin:g} to {xmax:g} in {rows} x {columns} pixels",
                 )
     except DicomRefusal as refusal:
-        return Film(rejected(name, refusal), None)
+        return Prepared(rejected(name, refusal), None)
     square, placement = fit_image(radiograph.image, how.image_size, how.aspect, how.interpolation)
     header = radiograph.header
     example = {
@@ -62,16 +62,16 @@ def prepare_film(task: tuple[Record, Preprocessing]) -> Film:
         "age": math.nan if header["patient_age"] is None else header["patient_age"],
         "spacing": math.nan if header["pixel_spacing"] is None else header["pixel_spacing"],
     }
-    return Film(accepted(name, record.image_id, record.split), example)
+    return Prepared(accepted(name, record.image_id, record.split), example)
 
 
-def lost_film(task: tuple[Record, Preprocessing], lost: Lost) -> Film:
-    """What is said of a film whose worker was lost."""
+def lost_radiograph(task: tuple[Record, Preprocessing], lost: Lost) -> Prepared:
+    """The refusal of a file whose worker was lost."""
     reason = {
         "timeout": "decoding it took longer than the limit per file",
         "crashed": "the process that decoded it crashed",
     }[lost.code]
-    return Film(rejected(epath.Path(task[0].path).name, DicomRefusal(lost.code, reason)), None)
+    return Prepared(rejected(epath.Path(task[0].path).name, DicomRefusal(lost.code, reason)), None)
 
 
 def accepted(file: str, image_id: str, split: str) -> dict[str, str]:

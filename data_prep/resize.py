@@ -47,8 +47,8 @@ def fit_image(
       image: full range: 0 is black, 255 or 65535 is white.
       size: side of the square, in pixels.
       aspect: "letterbox" keeps the aspect ratio and fills with black, "squash" does not keep it.
-      interpolation: "area" averages when it makes smaller (antialiased) and is linear when it
-        makes larger; "nearest" takes the pixel under the centre, as PIL and Keras do.
+      interpolation: "area" averages when shrinking (antialiased) and is linear when enlarging;
+        "nearest" takes the pixel under the centre, as PIL and Keras do.
 
     Returns:
       The square and the placement, which carries boxes to it and back.

@@ -29,7 +29,7 @@ Box = tuple[float, float, float, float]  # ymin, xmin, ymax, xmax in pixels
 
 @dataclasses.dataclass
 class Labels:
-    """What the tables say about one image id; `boxes` in pixels of the film."""
+    """What the tables say about one image id; `boxes` in pixels of the image."""
 
     target: int
     detailed_class: str
@@ -39,7 +39,7 @@ class Labels:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One record to be made: where the film is and everything the tables say about it."""
+    """One record to be made: where the image is and everything the tables say about it."""
 
     image_id: str
     path: str

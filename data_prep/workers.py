@@ -23,7 +23,7 @@ _AHEAD = 2  # tasks given to a worker, so that it never waits for its next one
 
 @dataclasses.dataclass(frozen=True)
 class Lost:
-    """Given in the place of a result: a worker was lost over this task, by a refusal's code."""
+    """Replaces a result where the worker was lost; `code` is a refusal's."""
 
     code: str  # "timeout" or "crashed"
 
@@ -32,7 +32,7 @@ class Worker:
     """One process that calls `function` on tasks, in the order in which they are given.
 
     Args:
-      function: at the top level of a module; one that raises only where it is itself wrong.
+      function: at the top level of a module; an exception from it is a bug and ends the run.
       seconds: how long one task may take before the process is killed and replaced.
       memory_bytes: what the process may allocate beyond its size at the start (on Linux).
     """
@@ -62,7 +62,7 @@ class Worker:
         if self._has_started and not self.tasks:
             self._deadline = time.monotonic() + self._seconds
         self.tasks.append(task)
-        with contextlib.suppress(OSError):  # it has just died, which `collect` will find out
+        with contextlib.suppress(OSError):  # it has just died, which `collect` will notice
             self.connection.send(task)
 
     def seconds_left(self) -> float:
@@ -70,16 +70,16 @@ class Worker:
         return max(0.0, self._deadline - time.monotonic())
 
     def collect(self) -> list[tuple[Any, Any]]:
-        """(task, result or Lost) of the oldest task, if that is decided; else nothing yet.
+        """(task, result or Lost) of the oldest task, if it has one; else nothing.
 
         Raises:
           RuntimeError: the function raised, or the process ends before its first task.
         """
-        answer: Any = None
+        result: Any = None
         lost = None
         if self.connection.poll():
             try:
-                answer = self.connection.recv()
+                result = self.connection.recv()
             except (EOFError, OSError):
                 lost = Lost("crashed")
         elif not self.seconds_left():
@@ -100,9 +100,9 @@ class Worker:
         if not self._has_started:
             self._has_started = True
             return []
-        if isinstance(answer, _Raised):
-            raise RuntimeError(answer.text)
-        return [(self.tasks.popleft(), answer)]
+        if isinstance(result, _Raised):
+            raise RuntimeError(result.text)
+        return [(self.tasks.popleft(), result)]
 
     def call(self, task: Any) -> Any:
         """The result of one task, or Lost."""
@@ -121,7 +121,7 @@ class Worker:
 def run_tasks(
     function: Callable[[Any], Any], tasks: Iterable[Any], *, workers: int, **limits: Any
 ) -> Iterator[tuple[Any, Any]]:
-    """Yields (task, function(task)) as they get done, or (task, Lost) where a worker was lost.
+    """Yields (task, function(task)) as tasks finish, or (task, Lost) where a worker was lost.
 
     `workers` processes share the work; 0 calls the function in this one, without any protection.
     `limits` are those of `Worker`.
@@ -165,10 +165,10 @@ def _serve(connection: Connection, function: Callable[[Any], Any], memory_bytes:
         except EOFError:  # the parent has gone
             return
         try:
-            answer = function(task)
+            result = function(task)
         except Exception as error:
-            answer = _Raised(f"{error} on {task}\n{traceback.format_exc()}")
-        connection.send(answer)
+            result = _Raised(f"{error} on {task}\n{traceback.format_exc()}")
+        connection.send(result)
 
 
 def _limit_memory(memory_bytes: int) -> None:

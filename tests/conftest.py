@@ -48,7 +48,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def write_dicom():
-    """A function that writes H x W uint8 or uint16 as an uncompressed film and returns its path.
+    """A function that writes H x W uint8 or uint16 as uncompressed DICOM and returns its path.
 
     Keywords become or replace DICOM attributes; None leaves one out.
     """

@@ -1,4 +1,4 @@
-"""What a training step would cost on a TPU, from the TPU's own compiler, on any machine.
+"""Estimates the cost of a training step on a TPU with the TPU's compiler, on any machine.
 
 Compiles the step that `cbam_flax.main` runs (or, with --stage, one part of the model alone: seconds
 instead of minutes) for a TPU topology and prints memory, estimated time, traffic, collectives and
@@ -24,11 +24,11 @@ from ml_collections import config_flags
 from cbam_flax import command_line
 from data_prep import cli
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/, or one like them")
+CONFIG = config_flags.DEFINE_config_file("config", None, "a file like those in configs/")
 TOPOLOGY = flags.DEFINE_string("topology", None, "v4, v5e, v5p or v6e, and a shape: v5e:2x4")
-CHIPS = flags.DEFINE_integer("chips", None, "the first so many chips of the topology; default all")
+CHIPS = flags.DEFINE_integer("chips", None, "use only the first N chips (default: all)")
 BATCH = flags.DEFINE_integer("batch_per_chip", 64, "images", lower_bound=1)
-STAGE = flags.DEFINE_string("stage", None, "compile this part alone, on one device: block1, ...")
+STAGE = flags.DEFINE_string("stage", None, "compile only this part, on one device: block1, ...")
 BY = flags.DEFINE_enum("by", "stage", ["stage", "op"], "what the time is summed by")
 OUT = flags.DEFINE_string("out", None, "also write the figures to this JSON file")
 PARSER = command_line.parser(__name__, needed=("config", "topology"))
@@ -43,7 +43,7 @@ def main() -> int:
     config = CONFIG.value
     check(config)
     target = tpu_compile.target(str(TOPOLOGY.value), CHIPS.value)
-    print(f"compiling for {target.chips} chips of {TOPOLOGY.value}; estimates, nothing is run")
+    print(f"compiling for {target.chips} chips of {TOPOLOGY.value}; estimates only; nothing is run")
     start = time.perf_counter()
     if STAGE.value is None:
         report = tpu_compile.train_step(config, target, BATCH.value)

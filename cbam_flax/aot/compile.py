@@ -1,7 +1,7 @@
-"""The training step, or one stage of the model, compiled for TPUs that need not be there.
+"""Compiles the training step, or one stage of the model, for TPUs that need not be present.
 
-libtpu compiles for a topology by its name; what comes out says how much memory it takes, and
-carries the compiler's own estimate of cycles for every instruction (`cbam_flax.aot.hlo_cost`).
+libtpu compiles for a topology by its name; the result says how much memory it takes, and has the
+compiler's own estimate of cycles for every instruction (`cbam_flax.aot.hlo_cost`).
 Nothing is run: all times here are the compiler's cost model at the chip's clock, not measurements.
 """
 
@@ -48,10 +48,10 @@ CHIPS = {
     "v5p": Chip(1.75e9, 459e12, 2765e9, 95 * 2**30, 600e9),
     "v6e": Chip(1.75e9, 918e12, 1640e9, 32 * 2**30, 400e9),
 }
-# Per number: 14 to 18 in the schedules that the compiler makes for a v5e in the end
+# Per element: 14 to 18 in the compiler's final schedules for a v5e
 # (`python -m benchmarks.schedule`).
 GATHER_CYCLES = 16
-# The smallest slice that libtpu answers for; fewer chips are taken out of it.
+# The smallest slice that libtpu describes; fewer chips are a subset of it.
 SMALLEST = {"v4": "2x2x1", "v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2"}
 
 
@@ -64,7 +64,7 @@ class Target(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What the compiler says of one program; bytes, FLOPs and cycles are per device."""
+    """What the compiler reports about one program; bytes, FLOPs and cycles are per device."""
 
     argument_bytes: int
     temporary_bytes: int
@@ -73,7 +73,7 @@ class Report(NamedTuple):
     instructions: list[Instruction]
 
     def seconds(self, chip: Chip) -> float:
-        """The estimated cycles, and the least that unpriced instructions can take."""
+        """The estimated cycles, plus a lower bound for the unpriced instructions."""
         return sum(cost(one, chip) for one in self.instructions)
 
     @property
@@ -91,9 +91,9 @@ class Report(NamedTuple):
 
 
 def cost(instruction: Instruction, chip: Chip) -> float:
-    """Seconds: the compiler's estimate, and for what it leaves out the time to move its bytes.
+    """Seconds: the compiler's estimate, or where it gives none the time to move the bytes.
 
-    For a gather what its schedule takes, where that is longer.
+    A gather costs what its schedule takes, where that is longer.
     """
     if instruction.priced:
         return instruction.cycles / chip.clock
@@ -117,7 +117,7 @@ def target(topology: str, chips: int | None = None) -> Target:
         raise UserError(
             "the TPU compiler is not installed; pip install -r requirements-tpu.txt brings it"
         )
-    # Without these libtpu asks the cloud for its metadata, and lets one process in at a time.
+    # Without these libtpu queries the cloud metadata server and locks out other processes.
     os.environ |= {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -126,21 +126,21 @@ def target(topology: str, chips: int | None = None) -> Target:
     }
     try:
         devices = list(topologies.get_topology_desc(topology, "tpu").devices)
-    except Exception as error:  # whatever libtpu throws, its first line names the trouble
+    except Exception as error:  # libtpu raises many types; the first line names the cause
         raise UserError(
             f"libtpu knows no topology {topology!r} ({str(error).splitlines()[0]}); the smallest "
             f"of {version} is {version}:{SMALLEST[version]}"
         ) from error
-    whole = math.prod(map(int, shape.split("x")))
-    chips = whole if chips is None else chips
-    if not 1 <= chips <= whole:
-        raise UserError(f"--chips is {chips}; {topology} has {whole}")
-    per_chip = len(devices) // whole
+    available = math.prod(map(int, shape.split("x")))
+    chips = available if chips is None else chips
+    if not 1 <= chips <= available:
+        raise UserError(f"--chips is {chips}; {topology} has {available}")
+    per_chip = len(devices) // available
     return Target(devices[: chips * per_chip], chips, CHIPS[version])
 
 
 def train_step(config: ConfigDict, target: Target, batch_per_chip: int) -> Report:
-    """The whole training step, as `cbam_flax.main` would run it over `config.mesh`.
+    """The full training step, as `cbam_flax.main` would run it over `config.mesh`.
 
     Raises:
         UserError: the mesh does not fit the devices, or the program does not fit the memory.
@@ -177,12 +177,12 @@ def stage_reports(
         models: by name and in order; each maps the last one's output to the next one's input.
         image_size: pixels; the first stage reads (batch_size, image_size, image_size, 1).
         batch_size: images on that device.
-        target: its first device counts.
-        only: compile this stage alone.
+        target: its first device is used.
+        only: compile only this stage.
         prepare: applied to the parameters inside the differentiated function.
         compiler_options: by default those of the training step.
     """
-    # The compiler chooses the layout of what comes in and goes out, as it does inside a program.
+    # The compiler chooses the layout of inputs and outputs, as it does inside a program.
     place = Format(Layout.AUTO, SingleDeviceSharding(target.devices[0]))
     x = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 1), jnp.bfloat16)
     if compiler_options is None:
@@ -209,7 +209,7 @@ def stage_reports(
             forward: Any = forward,
             first: bool = number == 0,
         ) -> Any:
-            wanted = (params,) if first else (params, x)  # nobody needs the gradient of the image
+            wanted = (params,) if first else (params, x)  # the gradient of the image is not needed
             y, vjp, updated = jax.vjp(
                 lambda params, x=x: forward(params, x, batch_stats), *wanted, has_aux=True
             )

@@ -1,9 +1,8 @@
-"""What a compiled TPU program says of its own cost: the text of its HLO, taken apart.
+"""Reads the cost of a compiled TPU program from the text of its HLO.
 
 The TPU compiler writes `estimated_cycles`, its own cost model, beside the instructions of the
-scheduled program. A few have none (pad, select-and-scatter, gather): of those only the bytes are
-known that they must read and write, and how many numbers a gather picks. This module only reads
-that text; `cbam_flax.aot.compile` makes it.
+scheduled program. A few have none (pad, select-and-scatter, gather): for those only the bytes read
+and written are known, and how many elements a gather picks. `cbam_flax.aot.compile` makes the text.
 """
 
 import math
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
-# What costs nothing, or runs beside what is estimated.
+# Free, or running in parallel with instructions that are estimated.
 _FREE = (
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "custom-call"),
     *("while", "call", "conditional", "after-all", "partition-id", "replica-id"),
@@ -32,7 +31,7 @@ _SHAPE = re.compile(r"\b(pred|bf16|[fsu]\d+)\[([\d,]*)\](\{[^}]*\})?")
 
 
 class Instruction(NamedTuple):
-    """One instruction of the scheduled program, once per time that it runs."""
+    """One instruction of the scheduled program, with all its runs."""
 
     name: str
     opcode: str
@@ -40,17 +39,17 @@ class Instruction(NamedTuple):
     runs: int
     output_bytes: int  # of one run
     moved_bytes: int  # read from and written to HBM, all runs together
-    gathered: int  # numbers that a gather picks one by one, all runs together
+    gathered: int  # elements that a gather picks one by one, all runs together
     priced: bool  # the compiler gives an estimate, or it costs nothing
     op_name: str  # the path of linen modules and the primitive it came from
     source: str  # "file.py:12" of the innermost line of this package, or ""
 
 
 def instructions(hlo: str) -> list[Instruction]:
-    """Every instruction that the entry computation runs, bodies of loops times their trip count.
+    """Every instruction that the entry computation runs, loop bodies times their trip count.
 
-    What is inside a fusion is part of that fusion's estimate and not listed. Of a conditional all
-    branches are counted.
+    A fusion's estimate includes its instructions, which are not listed. All branches of a
+    conditional are counted.
     """
     lines = hlo.splitlines()
     sources = _sources(lines)
@@ -104,7 +103,7 @@ def _run(
 
 
 def _bytes(shapes: str, hbm_only: bool = False) -> int:
-    """Size of an array or a tuple of arrays as HLO writes it, padding of the layout left out.
+    """Size of an array or a tuple of arrays as HLO writes it, without layout padding.
 
     `hbm_only` leaves out what the compiler put into another memory, marked S(1) and so on.
     """

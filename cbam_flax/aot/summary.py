@@ -1,4 +1,4 @@
-"""A compiler's report in words that a person or a program would ask for."""
+"""A compiler's report as the figures that people and programs ask for."""
 
 import collections
 import re
@@ -20,17 +20,17 @@ def summarise(
     stage: str | None,
     by: str,
 ) -> dict[str, Any]:
-    """The report in words that a person or a program would ask for; JSON types only.
+    """The report as named figures; JSON types only.
 
     Bytes and FLOPs are per chip and step; times are milliseconds.
 
     Args:
-        stage: that was compiled alone; None for the whole step.
-        by: "stage" or "op", what the time is summed by.
+        stage: the one that was compiled; None for the full step.
+        by: "stage" or "op", the key for summing the time.
     """
     chip = target.chip
     share = len(target.devices) / target.chips  # devices per chip, 2 on v4
-    # A device that is half a chip has half of its arithmetic, bandwidth and memory.
+    # A device that is half a chip has half its arithmetic, bandwidth and memory.
     part = chip._replace(
         flops=chip.flops / share, bandwidth=chip.bandwidth / share, memory=chip.memory / share
     )

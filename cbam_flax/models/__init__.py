@@ -1,4 +1,4 @@
-"""The model and what one does with it: create it, read its attention maps, penalise its kernels."""
+"""The model: creation, inference, attention maps, the kernel penalty."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -26,13 +26,13 @@ def create_model(
     """The model that `config.model` describes; keys left out take `CBAMResNet`'s defaults.
 
     Args:
-        config: `dtype="auto"` is bfloat16 on a TPU or a GPU, else float32.
+        config: `dtype="auto"` means bfloat16 on a TPU or a GPU, else float32.
         platform: "cpu", "gpu" or "tpu", whose implementations of the ops the model uses; by default
             the one that JAX runs on. "any": the reference ops, for export.
-        images_per_device: in a step. Affects TPU speed, never the result. The default also serves
-            any small number.
+        images_per_device: in a step. Affects TPU speed, never the result. The default suits
+            small batches.
         rows: of pixels of each of these images, if known. Affects TPU speed, never the result.
-        split: devices share an image, so XLA must be able to split the ops over rows.
+        split: devices share each image, so XLA must be able to split the ops over rows.
 
     Raises:
         ValueError: an unknown key, or a value that its switch does not know.
@@ -55,11 +55,11 @@ def create_model(
 def attention_maps(
     model: CBAMResNet, variables: Variables, images: jax.Array
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Inference that also returns what the spatial gates let through.
+    """Inference that also returns the spatial gates.
 
     Returns:
-        Logits `(B,)` float32 and, per block ("block1", ...), the gate `(B, h, w)` in (0, 1) at that
-        block's resolution; an empty dict when the model has no spatial gate.
+        Logits `(B,)` float32 and, per block ("block1", ...), its gate `(B, h, w)` in (0, 1) at
+        that block's resolution; an empty dict for a model without spatial gates.
     """
     logits, sown = model.apply(variables, images, train=False, mutable=["intermediates"])
     gates = {
@@ -73,7 +73,7 @@ def attention_maps(
 def block_kernel_l2(params: Mapping[str, Any]) -> jax.Array:
     """Sum of squares of the eight 3x3 kernels of the residual blocks, a scalar in their dtype.
 
-    Times 0.001 it is the penalty that the notebook adds to its loss.
+    The notebook adds 0.001 times this to its loss.
     """
     kernels = [
         layers[conv]["kernel"]

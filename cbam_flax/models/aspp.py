@@ -1,4 +1,4 @@
-"""The atrous spatial pyramid: one map seen at several scales (Chen et al. 2017, DeepLab v3)."""
+"""Atrous spatial pyramid pooling: context at several scales (Chen et al. 2017, DeepLab v3)."""
 
 from collections.abc import Sequence
 

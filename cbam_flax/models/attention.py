@@ -1,11 +1,11 @@
 """The attention gates of CBAM (Woo et al. 2018, "CBAM: Convolutional Block Attention Module").
 
-A gate is sigmoid(logits) in (0, 1), multiplied onto its input. All maps are `(B, H, W, C)`. Each
-module sows its gate as `gate` into the collection "intermediates", which costs nothing unless that
-collection is asked for with `mutable=["intermediates"]`.
+A gate is sigmoid(logits) in (0, 1), multiplied onto the module's input. Maps are `(B, H, W, C)`.
+Each module sows its gate as `gate` into the collection "intermediates", which costs nothing unless
+the caller passes `mutable=["intermediates"]`.
 
-`conv`, `dense` and `norm` are layer classes with everything but their size filled in already by
-`functools.partial` (dtype, initialiser, train or not), so that this is decided in one place.
+`conv`, `dense` and `norm` are layer classes; `functools.partial` has already set everything but
+their size (dtype, initialiser, train or not).
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class ChannelAttention(nn.Module):
 
     `mlp="shared"`: one MLP `C -> C/reduction -> C` reads both statistics, as in the paper; with
     `statistics=("mean",)` alone it is squeeze-and-excitation (Hu et al. 2018).
-    `mlp="separate"`: as the notebook has it, an MLP `C -> C -> C/reduction -> C` for each statistic
-    with a ReLU after every layer, also the last, so that no gate is below 1/2.
+    `mlp="separate"`: as in the notebook, one MLP `C -> C -> C/reduction -> C` per statistic, with a
+    ReLU after every layer, even the last, so that no gate is below 1/2.
     """
 
     reduction: int = 16
@@ -44,8 +44,8 @@ class ChannelAttention(nn.Module):
                 statistic: MLP(widths, relu_last=True, dense=self.dense, name=f"{statistic}_mlp")
                 for statistic in self.statistics
             }
-        found = ops.over_positions(x, self.statistics)  # each (B, C)
-        logits = sum(mlps[name](found[name]) for name in self.statistics)
+        pooled = ops.over_positions(x, self.statistics)  # each (B, C)
+        logits = sum(mlps[name](pooled[name]) for name in self.statistics)
         gate = nn.sigmoid(logits)[:, None, None, :]
         self.sow("intermediates", "gate", gate)
         return x * gate
@@ -55,8 +55,8 @@ class SpatialAttention(nn.Module):
     """Gates every position by two statistics over its channels (CBAM, equation 3).
 
     The two maps, in this order, go through a 7x7 convolution with one filter. `norm` puts a batch
-    normalisation before the sigmoid, which the authors' code has and the paper does not mention; it
-    brings its own offset, so the convolution has a bias exactly when there is no `norm`.
+    normalisation before the sigmoid, as in the authors' code (the paper does not mention it); it
+    has its own offset, so the convolution has a bias only when there is no `norm`.
     """
 
     statistics: Sequence[str] = ("max", "mean")

@@ -38,11 +38,11 @@ INITIALIZERS = {
 
 
 class Preset(NamedTuple):
-    """What a preset fixes, beyond the switches; the defaults are the described architecture."""
+    """What a preset fixes beyond the switches; the defaults are the documented architecture."""
 
     relu_first: bool = True  # a ReLU after a block's first batch normalisation
     conv_bias: bool = False  # in the block's 3x3 convolutions; BN's offset makes one redundant
-    momentum: float = 0.9  # of the running batch statistics; with epsilon as ResNet has them
+    momentum: float = 0.9  # of the running batch statistics; this and epsilon as in ResNet
     epsilon: float = 1e-5
     channel_mlp: str = "shared"
     spatial_statistics: tuple[str, str] = ("max", "mean")
@@ -95,12 +95,12 @@ class ResidualCBAMBlock(nn.Module):
 class CBAMResNet(nn.Module):
     """The classifier. `create_model` makes one from a config; the fields are the config's keys.
 
-    `preset` names the `Preset`, every other field overrides or scales a part of it. `kernel_init`
-    starts the 3x3 convolutions and the head, "auto" as the preset does; the gates and the 1x1
-    convolutions always start from he_normal. Activations are `dtype`, parameters `param_dtype`;
+    `preset` names the `Preset`; every other field overrides or scales a part of it. `kernel_init`
+    initialises the 3x3 convolutions and the head, "auto" as the preset does; the gates and the
+    1x1 convolutions always use he_normal. Activations are `dtype`, parameters `param_dtype`;
     logits and batch statistics are never below float32. `remat` recomputes each block in the
-    backward pass instead of keeping its maps. `stage_ops` says how each stage is computed, not
-    what.
+    backward pass instead of keeping its maps. `stage_ops` holds the implementation of
+    the ops for each stage: speed, never the result.
     """
 
     preset: str = "cbam_resnet"
@@ -147,7 +147,7 @@ class CBAMResNet(nn.Module):
 
         Args:
             images: `(B, H, W, channels)`, floating point in [0, 1], H and W at least 28.
-            train: normalise by the batch and drop out; needs `mutable=["batch_stats"]` and, with
+            train: use batch statistics and dropout; needs `mutable=["batch_stats"]` and, with
                 dropout, the rng "dropout".
 
         Returns:
@@ -164,7 +164,7 @@ class CBAMResNet(nn.Module):
 
     @nn.nowrap
     def layers(self, train: bool) -> dict[str, Callable[[ops.Map], ops.Map]]:
-        """The parts of the model by name, in the order they run; for use in a compact method."""
+        """The model's layers by name, in the order they run; call it in a compact method."""
         preset = PRESETS[self.preset]
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         auto = self.kernel_init == "auto"
@@ -224,7 +224,7 @@ class CBAMResNet(nn.Module):
     def _gates(
         self, preset: Preset, norm: Layer, types: dict[str, Any]
     ) -> tuple[Layer | None, Layer | None]:
-        """The channel and the spatial gate of a block, or None for one that it has not."""
+        """The channel and the spatial gate of a block, each None where the block has none."""
         he_normal = INITIALIZERS["he_normal"]
         channel = partial(
             ChannelAttention,
@@ -246,7 +246,7 @@ class CBAMResNet(nn.Module):
 
     @nn.nowrap
     def check(self, images: jax.Array) -> None:
-        """Raises ValueError, in words, for images that the model does not take."""
+        """Raises a ValueError that says what is wrong with images the model cannot take."""
         if images.ndim != 4:
             raise ValueError(
                 f"images have shape {images.shape}; it must be (batch, height, width, channels)"

@@ -1,4 +1,4 @@
-"""Inference, a few images at a time where that is faster."""
+"""Inference in chunks of images where that is faster."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -11,13 +11,13 @@ from cbam_flax.models.cbam_resnet import CBAMResNet
 
 
 class Part(CBAMResNet):
-    """Some layers of a model alone, with their parameters under their names."""
+    """Some of a model's layers; the parameters keep their names."""
 
     only: Sequence[str] = ()
 
     @nn.compact
     def __call__(self, x: ops.Map, train: bool = False) -> ops.Map:
-        """What the first of the layers reads to what the last one returns."""
+        """From the input of the first of the layers to the output of the last."""
         layers = self.layers(train)
         for name in self.only:
             x = layers[name](x)
@@ -25,7 +25,7 @@ class Part(CBAMResNet):
 
 
 def part(model: CBAMResNet, only: Sequence[str]) -> Part:
-    """The layers of these names, in the order they run."""
+    """The model reduced to the layers with these names."""
     fields = CBAMResNet.__dataclass_fields__.keys() - {"parent", "name"}
     return Part(**{name: getattr(model, name) for name in fields}, only=tuple(only))
 
@@ -38,8 +38,8 @@ def layer_names(model: CBAMResNet) -> list[str]:
 def infer(model: CBAMResNet, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
     """`model.apply(variables, images)` in the way that is fastest on the model's platform.
 
-    On a CPU, while maps are large, only as many images run at once as leave their maps in the
-    cache. From the last block on the weights are larger than the maps, so all images share them.
+    On a CPU the early stages, whose maps are large, run in chunks of images whose maps fit the
+    cache. From the last block on the weights are larger than the maps, so the full batch runs.
 
     Args:
         images: as `CBAMResNet` takes them.
@@ -51,14 +51,14 @@ def infer(model: CBAMResNet, variables: Mapping[str, Any], images: jax.Array) ->
         ValueError: as `CBAMResNet`.
     """
     model.check(images)
-    fewest = max(round(min(model.stages) * model.width), 1)
-    count = model.stage_ops[0].chunk(images.shape, fewest)
-    if count == images.shape[0]:
+    min_channels = max(round(min(model.stages) * model.width), 1)
+    chunk_size = model.stage_ops[0].chunk(images.shape, min_channels)
+    if chunk_size == images.shape[0]:
         return cast(jax.Array, model.apply(variables, images))
     names = layer_names(model)
-    last = names.index("block4")
-    early, late = part(model, names[:last]), part(model, names[last:])
-    chunks = images.astype(model.dtype).reshape(-1, count, *images.shape[1:])
+    first_small_stage = names.index("block4")
+    early, late = (part(model, n) for n in (names[:first_small_stage], names[first_small_stage:]))
+    chunks = images.astype(model.dtype).reshape(-1, chunk_size, *images.shape[1:])
     maps = jax.lax.map(lambda chunk: ops.array(early.apply(variables, chunk)), chunks)
     logits = late.apply(variables, maps.reshape(-1, *maps.shape[2:]))
     return cast(jax.Array, logits)

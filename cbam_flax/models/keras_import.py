@@ -1,8 +1,8 @@
 """The original Keras notebook's weights as variables of the `notebook` preset.
 
-Reads the HDF5 file that the notebook wrote, `model.save("Model.h5")` or `save_weights`, and writes
-one .npz that holds the model's config and every array under its path here: no pickle, and nothing
-of what a Keras file may carry as code is read.
+Reads the HDF5 file that the notebook wrote, with `model.save("Model.h5")` or `save_weights`, and
+writes one .npz with the model's config and every array under its Flax path. No pickle, and no code
+that a Keras file may contain, is read.
 """
 
 import argparse
@@ -31,7 +31,7 @@ then, in Python:
 
 
 def _layers() -> dict[str, str]:
-    """Keras layers, numbered per type in the order of construction, and their paths here."""
+    """Keras layers, numbered per type in the order of construction, to their Flax paths."""
     order: dict[str, list[str]] = {"conv2d": [], "bn": [], "dense": []}
     for n in (1, 2, 3, 4):
         gates = f"block{n}/cbam"
@@ -70,7 +70,7 @@ def variables_from_keras(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
             conv; at the end two dense layers.
 
     Returns:
-        `{"params": ..., "batch_stats": ...}`. The arrays are not touched: both frameworks store
+        `{"params": ..., "batch_stats": ...}`. The arrays are unchanged: both frameworks store
         kernels as (height, width, in, out) and flatten maps in the same order.
 
     Raises:
@@ -90,8 +90,8 @@ def variables_from_keras(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def read_keras_h5(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The weights of a Keras HDF5 file under the names that `variables_from_keras` takes.
 
-    Keras goes on counting when a session builds a second model (conv2d_24, ...), so each type is
-    numbered anew from 0 in the order of its numbers. Optimizer state is left out.
+    Keras keeps counting when a session builds a second model (conv2d_24, ...), so each type is
+    renumbered from 0 in the same order. Optimizer state is left out.
 
     Raises:
         ValueError: not such a file, or a layer with weights that the notebook's graph cannot have.
@@ -110,7 +110,7 @@ def read_keras_h5(path: str | os.PathLike) -> dict[str, np.ndarray]:
                 weight = weight.decode() if isinstance(weight, bytes) else weight
                 match = _WEIGHT.search(weight)
                 if match is None:
-                    raise ValueError(f"it has {weight}, which the notebook's graph has not")
+                    raise ValueError(f"it has {weight}, which the notebook's graph does not have")
                 kind, number, variable = match.groups()
                 layer = found[_KINDS[kind]].setdefault(int(number or 0), {})
                 layer[variable] = root[group][weight][()]
@@ -142,7 +142,7 @@ def model_config(variables: Mapping[str, Any]) -> dict[str, Any]:
         "hidden": hidden,
         "channels": kernels[0].shape[2],
     }
-    # Images of any form do for the shapes, as long as they end in as many cells as were flattened.
+    # Any image size gives the shapes, as long as the flattened map has the same number of cells.
     width = max(cells // kernels[-1].shape[-1] * 16, 28)
     images = jax.ShapeDtypeStruct((1, 28, width, config["channels"]), np.float32)
     expected = jax.eval_shape(create_model(config).init, jax.random.key(0), images)
@@ -151,7 +151,7 @@ def model_config(variables: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"it lacks {path}")
         if flat[path].shape != leaf.shape:
             raise ValueError(
-                f"{path} has shape {flat[path].shape} where the rest asks for {leaf.shape}"
+                f"{path} has shape {flat[path].shape} where the other variables imply {leaf.shape}"
             )
     return config
 
@@ -191,7 +191,7 @@ def main() -> None:
     try:
         variables = variables_from_keras(read_keras_h5(arguments.model))
         config = save_imported(arguments.out, variables)
-    except OSError as error:  # h5py's word for a file that is not HDF5
+    except OSError as error:  # what h5py raises for a file that is not HDF5
         raise cli.UserError(f"{arguments.model} is not an HDF5 file ({error}).") from error
     except ValueError as error:
         raise cli.UserError(f"{arguments.model}: {error}.") from error

@@ -1,7 +1,7 @@
-"""Linen layers for feature maps, with the parameters of linen's own under the same names.
+"""Linen layers for feature maps, with the same parameters and names as linen's own.
 
-They take plain arrays, or the `FeatureMap` of `cbam_flax.models.ops`, whose platform then computes
-them in its own way.
+They take plain arrays or a `FeatureMap` of `cbam_flax.models.ops`, which carries the implementation
+of each op.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,10 +41,10 @@ class Conv(nn.Module):
 
 
 class Mix(nn.Module):
-    """A 1x1 convolution of several maps as if they were concatenated: the sum of their products.
+    """A 1x1 convolution of several maps as if concatenated, computed as a sum of products.
 
     The parameters are those of `nn.Conv(features, (1, 1))` on the concatenation, which is never
-    written to memory.
+    materialised.
     """
 
     features: int
@@ -70,10 +70,10 @@ class Mix(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm):
-    """`nn.BatchNorm`, as the scale and offset that it amounts to where a platform asks for that.
+    """`nn.BatchNorm`; on platforms that defer it, returned as a pending scale and offset.
 
-    `gate_follows` says that a channel gate reads the result: what it reads may then be found in the
-    same pass over the map. It affects speed, never the result.
+    `gate_follows` says that a channel gate comes next, whose statistics can then be found in the
+    same pass over the map. Affects speed, never the result.
     """
 
     gate_follows: bool = False
@@ -82,13 +82,13 @@ class BatchNorm(nn.BatchNorm):
     def __call__(self, x: ops.Map) -> ops.Map:  # type: ignore[override]
         if not isinstance(x, ops.FeatureMap):
             return super().__call__(x)
-        if x.ops.moments is None:
+        if x.ops.position_statistics is None:
             return super().__call__(x.array)
-        moments = x.ops.moments(x.pixels) if self.gate_follows else None
-        if moments is None:
+        statistics = x.ops.position_statistics(x.pixels) if self.gate_follows else None
+        if statistics is None:
             mean, mean_square = mean_and_mean_square(x.pixels)
         else:
-            mean, mean_square = moments[0].mean(0), moments[1].mean(0)
+            mean, mean_square = statistics[0].mean(0), statistics[1].mean(0)
         shape = mean.shape
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
@@ -102,7 +102,7 @@ class BatchNorm(nn.BatchNorm):
                 for running, new in ((running_mean, mean), (running_var, var)):
                     running.value = self.momentum * running.value + (1 - self.momentum) * new
         scale = scale * jax.lax.rsqrt(var + self.epsilon)
-        return ops.FeatureMap(x.pixels, x.ops, scale, bias - mean * scale, moments)
+        return ops.FeatureMap(x.pixels, x.ops, scale, bias - mean * scale, statistics)
 
 
 class MLP(nn.Module):

@@ -1,4 +1,4 @@
-"""Halving the map: maximum, mean, or a learnt mixture of both.
+"""Downsampling by two: maximum, mean, or a learnt mixture of both.
 
 All take `(B, H, W, C)` to `(B, H // 2, W // 2, C)`, windows of 2x2 with stride 2.
 """
@@ -22,8 +22,8 @@ def avg_pool(x: ops.Map) -> ops.Map:
 class MixedPool(nn.Module):
     """Maximum and mean, mixed back to the input's channels: `ReLU(Conv1x1([max, mean]))`.
 
-    The gated form of the idea is from Lee et al. 2016, "Generalizing Pooling Functions in
-    Convolutional Neural Networks".
+    Lee et al. 2016, "Generalizing Pooling Functions in Convolutional Neural Networks", propose a
+    gated variant.
     """
 
     mix: Layer = Mix

@@ -27,7 +27,7 @@ STAGES = (
 
 
 class Stage(NamedTuple):
-    """One row: the shape that the stage puts out, and what one image costs it, forward."""
+    """One row: a stage's output shape, parameters and forward cost for one image."""
 
     name: str
     output: tuple[int, ...]
@@ -37,11 +37,11 @@ class Stage(NamedTuple):
 
 
 def stage_table(model: CBAMResNet, height: int, width: int) -> list[Stage]:
-    """The stages in the order they run, for images of `height` x `width`; nothing is computed.
+    """The stages in the order they run, for images of `height` x `width`; nothing is run.
 
-    FLOPs are two per multiply-add of the convolutions and dense layers, positions in the zero
-    padding included, as is usual; elementwise work is left out (about 1 %). A kernel of n numbers
-    costs 2 n for every position that it is applied at, however that is computed.
+    FLOPs are two per multiply-add of the convolutions and dense layers, including positions in
+    the zero padding, as is usual; elementwise work (about 1 %) is left out. A kernel of n weights
+    costs 2 n per position, whatever the algorithm.
     """
 
     def trace(images: jax.Array) -> Any:
@@ -98,7 +98,7 @@ def markdown(stages: list[Stage]) -> str:
 def _parse_setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
-        raise cli.UserError(f"{text!r} is not of the form KEY=VALUE, such as attention=se.")
+        raise cli.UserError(f"{text!r} is not KEY=VALUE, such as attention=se.")
     try:
         return key, ast.literal_eval(value)
     except (ValueError, SyntaxError):
@@ -125,7 +125,8 @@ def main() -> None:
         raise cli.UserError(str(error)) from error
     print(markdown(stages))
     numbers = sum(stage.parameters + stage.statistics for stage in stages)
-    print(f"\n{numbers:,} numbers in all, the {sum(s.statistics for s in stages):,} of BN included")
+    statistics = sum(stage.statistics for stage in stages)
+    print(f"\n{numbers:,} values in all, including {statistics:,} BN statistics")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Bundle x DICOM files -> predictions. Needs the bundle and the decoder, no training code.
+"""Bundle and DICOM files -> predictions. Needs the bundle and the decoder, no training code.
 
-Predictor.load("bundle").predict(["film.dcm"]) is the whole Python interface.
+The Python interface is Predictor.load("bundle").predict(["radiograph.dcm"]).
 """
 
 from cbam_flax.predict.predictor import RUNTIMES, Predictor

@@ -1,7 +1,7 @@
-"""An answer as DICOM: a Secondary Capture of the overlay and a Structured Report (TID 1500).
+"""A result as DICOM: a Secondary Capture of the overlay and a Structured Report (TID 1500).
 
-Both are made with highdicom, which is imported only here. They join the study of the original film,
-in series of their own, and say in several places that they are not for clinical use.
+Both are made with highdicom, which is imported only here. They join the study of the original
+image, in series of their own, and say in several places that they are not for clinical use.
 """
 
 import datetime
@@ -19,7 +19,7 @@ from pydicom.valuerep import validate_value
 
 from data_prep.cli import UserError
 
-# The name is the original's and must stay as it is, whatever its form.
+# The patient's name must stay as it is in the original, however unusual.
 warnings.filterwarnings("ignore", message=".*unlikely to represent the intended person name")
 
 NOTICE = "NOT FOR CLINICAL USE"
@@ -27,7 +27,7 @@ MAKER = "cbam_flax"
 PNEUMONIA = Code("233604007", "SCT", "Pneumonia")
 CHEST_RADIOGRAPH = Code("399208008", "SCT", "Plain chest X-ray")
 NO_UNITS = Code("1", "UCUM", "no units")
-# Far above what modalities use, so that viewers show the results last.
+# Far above what modalities use, so that viewers list the results last.
 SC_SERIES_NUMBER, SR_SERIES_NUMBER = 9001, 9002
 # (keyword, key of the header): what ties a result to its patient and study
 _REFERENCES = (
@@ -56,13 +56,13 @@ def require_highdicom() -> None:
 
 
 def has_references(header: dict[str, Any]) -> bool:
-    """Whether a film says of which study it is; without that no result can refer to it."""
+    """Whether the header identifies the study; without that no result can refer to it."""
     uids = [header[key] for keyword, key in _REFERENCES if keyword.endswith("UID")]
     return all(UID(uid, validation_mode=IGNORE).is_valid for uid in uids)
 
 
 def source_dataset(header: dict[str, Any]) -> Dataset:
-    """The original film as the results refer to it.
+    """The original image as the results refer to it.
 
     A value that DICOM does not allow for its attribute becomes empty, so that the results are valid
     whatever the original was.
@@ -89,14 +89,14 @@ def _allowed(keyword: str, value: str) -> str:
     except ValueError:
         return ""
     # What that validation does not look at: several values, control characters, name components.
-    whole = value.isprintable() and "\\" not in value
+    valid = value.isprintable() and "\\" not in value
     if vr == "PN":
-        whole = whole and all(group.count("^") <= 4 for group in value.split("="))
-    return value if whole else ""
+        valid = valid and all(part.count("^") <= 4 for part in value.split("="))
+    return value if valid else ""
 
 
 def secondary_capture(source: Dataset, picture: np.ndarray, bundle: dict[str, Any]) -> Dataset:
-    """The overlay, RGB uint8 (H, W, 3), as a Secondary Capture image of the film's study."""
+    """The overlay, RGB uint8 (H, W, 3), as a Secondary Capture in the image's study."""
     from highdicom.sc import SCImage
 
     capture = SCImage(
@@ -129,7 +129,7 @@ def secondary_capture(source: Dataset, picture: np.ndarray, bundle: dict[str, An
     capture["PatientOrientation"].value = None
     capture.BodyPartExamined = "CHEST"
     capture.ImageComments = f"{NOTICE}. Made by a research model."
-    capture.DerivationDescription = f"Film, film under an attention map, and score. {NOTICE}."
+    capture.DerivationDescription = f"Image, image under an attention map, and score. {NOTICE}."
     original = Dataset()
     original.ReferencedSOPClassUID = source.SOPClassUID
     original.ReferencedSOPInstanceUID = source.SOPInstanceUID
@@ -144,12 +144,12 @@ def structured_report(
     flags: Sequence[str],
     bundle: dict[str, Any],
 ) -> Dataset:
-    """The result as a measurement report: unverified, preliminary, with the film as its source.
+    """The result as a measurement report: unverified, preliminary, with the image as its source.
 
     Args:
         probability: calibrated.
-        decision: whether it reaches the operating point; None when the film is out of scope.
-        flags: why it is.
+        decision: whether it reaches the operating point; None when the image is out of scope.
+        flags: why it is out of scope.
     """
     from highdicom import sr
     from pydicom.sr.codedict import codes
@@ -164,8 +164,8 @@ def structured_report(
     if decision is not None:
         present = codes.SCT.Present if decision else codes.SCT.Absent
         evaluations.append(sr.QualitativeEvaluation(PNEUMONIA, present))
-    group = sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(generate_uid(), "whole film"),
+    measurements = sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=sr.TrackingIdentifier(generate_uid(), "whole image"),
         finding_type=PNEUMONIA,
         finding_sites=[sr.FindingSite(codes.SCT.Lung)],
         algorithm_id=algorithm,
@@ -176,7 +176,7 @@ def structured_report(
         qualitative_evaluations=evaluations,
     )
     out_of_scope = f" Out of scope, no decision: {'; '.join(flags)}." if flags else ""
-    group[0].ContentSequence.append(
+    measurements[0].ContentSequence.append(
         sr.TextContentItem(
             name=codes.DCM.Comment,
             value=f"{NOTICE}. Made by a research model.{out_of_scope}",
@@ -195,7 +195,7 @@ def structured_report(
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer),
         procedure_reported=CHEST_RADIOGRAPH,
-        imaging_measurements=[group],
+        imaging_measurements=[measurements],
     )
     return sr.ComprehensiveSR(
         evidence=[source],

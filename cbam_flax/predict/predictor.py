@@ -1,4 +1,4 @@
-"""A loaded bundle as a function: films or arrays in, calibrated probabilities out."""
+"""A loaded bundle as a function: radiographs or arrays in, calibrated probabilities out."""
 
 import os
 import pathlib
@@ -65,7 +65,7 @@ class Predictor:
             float32 (N,), in the order of the inputs; N = 1 for a single one.
 
         Raises:
-            DicomRefusal: a file is no usable radiograph; the command refuses it and goes on.
+            DicomRefusal: a file is no usable radiograph. (The command lists it and continues.)
             ValueError: an array of another shape or type.
         """
         single = isinstance(inputs, str | os.PathLike | np.ndarray)
@@ -84,7 +84,7 @@ class Predictor:
         """uint8 (N, S, S) -> `probability` float32 (N,) and `attention` float32 (N, h, w).
 
         Args:
-            size: the batch is filled up to it with black, so that one compiled size serves all.
+            size: the batch is padded to it with black, so that one compiled size serves all.
         """
         count = len(squares)
         images = np.zeros((size or count, *squares.shape[1:], 1), np.float32)
@@ -103,5 +103,5 @@ class Predictor:
 
 
 def _power_of_two(count: int) -> int:
-    """The smallest power of two that is at least `count`, so that few sizes are ever compiled."""
+    """The smallest power of two that is at least `count`, so that few sizes are compiled."""
     return 1 << max(count - 1, 0).bit_length()

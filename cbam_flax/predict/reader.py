@@ -1,7 +1,7 @@
-"""Files and folders -> decoded films, while the model is busy with those before.
+"""Files and folders -> decoded radiographs, while the model works on the previous ones.
 
-How a film is decoded and fitted is said by `preprocessing` of bundle.json; the code that does it is
-the code that made the training data.
+`preprocessing` in bundle.json says how an image is decoded and fitted to the square. The code that
+does it also made the training data.
 """
 
 import collections
@@ -33,9 +33,9 @@ Result = TypeVar("Result")
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """One file to read: where it stands in the call, its name, its path.
+    """One file to read: its position among the inputs, its name, its path.
 
-    The name is unique in the call: the file's stem, and more only where that is not enough.
+    The name is unique among the inputs: the file's stem, plus a hash where stems repeat.
     """
 
     index: int
@@ -44,14 +44,14 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Film:
+class Decoded:
     """A decoded file on its way to the model.
 
     Attributes:
         header: as `data_prep.dicom.read_radiograph` gives it.
         square: uint8 (S, S), what the model sees.
-        panel: uint8, the film with a longer side of 768 pixels; None where no picture is wanted.
-        box: float (4,), where the film lies in the square, as fractions ymin, xmin, ymax, xmax.
+        panel: uint8, the image with a longer side of 768 pixels; None if no picture is wanted.
+        box: float (4,), where the image lies in the square, as fractions ymin, xmin, ymax, xmax.
     """
 
     source: Source
@@ -63,14 +63,14 @@ class Film:
 
 @dataclasses.dataclass(frozen=True)
 class Refused:
-    """A file that is not used, and why."""
+    """A refused file, and why."""
 
     source: Source
     refusal: DicomRefusal
 
 
 def decode(path: str | os.PathLike[str], preprocessing: dict[str, Any]) -> Radiograph:
-    """The film of one DICOM file. Raises `DicomRefusal`."""
+    """The radiograph in one DICOM file. Raises `DicomRefusal`."""
     return read_radiograph(path, voi=preprocessing["voi"])
 
 
@@ -93,7 +93,7 @@ class Task:
     with_panel: bool
 
 
-def read_film(task: Task) -> Film | Refused:
+def read_file(task: Task) -> Decoded | Refused:
     """Reads one file; a refusal is returned, so that it stops nothing else."""
     try:
         radiograph = decode(task.source.path, task.preprocessing)
@@ -101,7 +101,7 @@ def read_film(task: Task) -> Film | Refused:
         return Refused(task.source, refusal)
     image = radiograph.image
     square, placement = fit(image, task.preprocessing)
-    return Film(
+    return Decoded(
         task.source,
         radiograph.header,
         square,
@@ -110,17 +110,17 @@ def read_film(task: Task) -> Film | Refused:
     )
 
 
-def read_films(tasks: list[Task], workers: int) -> Iterator[Film | Refused]:
-    """Every task's result, as they get done.
+def read_files(tasks: list[Task], workers: int) -> Iterator[Decoded | Refused]:
+    """Every task's result, in the order in which they finish.
 
-    Files that hang, crash or exhaust the decoder cost their worker process, not the others. A
-    single file has no others, and is read here, which saves starting a process.
+    A file that hangs, crashes or exhausts the decoder costs its worker process, not the other
+    files. A single file is read in this process, which saves starting one.
 
     Args:
         workers: processes; 0 reads all files in this one.
     """
     workers = min(workers, len(tasks)) if len(tasks) > 1 else 0
-    for task, result in run_tasks(read_film, tasks, workers=workers):
+    for task, result in run_tasks(read_file, tasks, workers=workers):
         if isinstance(result, Lost):
             yield Refused(task.source, DicomRefusal(result.code, REFUSAL_CODES[result.code]))
         else:
@@ -135,7 +135,7 @@ def find_files(paths: Iterable[pathlib.Path], skip: pathlib.Path) -> list[Source
 
     Args:
         paths: files and folders.
-        skip: a folder that is left out, because results are written there.
+        skip: a folder that is left out, because the results are written there.
 
     Raises:
         UserError: a path does not exist, or there is no file at all.
@@ -159,7 +159,7 @@ def find_files(paths: Iterable[pathlib.Path], skip: pathlib.Path) -> list[Source
 
 
 def _name(path: pathlib.Path, is_unique: bool) -> str:
-    """The stem; with a hash of the path where it is not unique or too long to be lengthened."""
+    """The stem; with a hash of the path where it is not unique or leaves no room for suffixes."""
     if is_unique and len(os.fsencode(path.stem)) <= MAX_NAME:
         return path.stem
     short = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
@@ -175,7 +175,7 @@ def _walk(folder: pathlib.Path, skip: pathlib.Path) -> Iterator[pathlib.Path]:
             if not name.startswith(".") and (here / name).resolve() != skip.resolve()
         ]
         paths = (here / name for name in files if not name.startswith("."))
-        # Pipes and sockets would be waited for; a link to nowhere is read, and refused by name.
+        # Reading a pipe or socket would block. A dangling link is kept, and later refused by name.
         yield from (path for path in paths if path.is_file() or path.is_symlink())
 
 
@@ -184,7 +184,7 @@ def map_ahead(
 ) -> Iterator[Result]:
     """`map(function, items)` in order, in threads, never more than `ahead` results in advance.
 
-    Threads suffice for what runs in C code and lets go of the interpreter lock: decoding, models.
+    Threads suffice for C code that releases the interpreter lock: decoders, models.
     """
     queue: collections.deque = collections.deque()
     remaining = iter(items)

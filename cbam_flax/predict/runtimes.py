@@ -1,7 +1,7 @@
-"""The bundle's artefacts as plain functions, each with no more than its own runtime imported.
+"""The bundle's artefacts as plain functions, each importing only its own runtime.
 
 `python -P cbam_flax/predict/runtimes.py RUNTIME ARTEFACT INPUTS.npy OUTPUTS.npz` runs one of them
-on stored inputs; export starts it as a fresh process to see that an artefact works without the
+on stored inputs; export starts it as a fresh process to check that an artefact works without the
 training code.
 """
 

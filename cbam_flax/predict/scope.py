@@ -1,17 +1,17 @@
-"""Does a header say that this is another kind of picture than the model was trained on?"""
+"""Whether the header says that an image is not of the kind that the model was trained on."""
 
 import re
 from typing import Any
 
-# Words of a lateral film, as whole words: "bilateral" is none.
+# Names of a lateral view, as whole words: not "bilateral".
 _LATERAL = re.compile(r"\b(lat|lateral|l\.?l\.?)\b", re.IGNORECASE)
 
 
 def out_of_scope(header: dict[str, Any], scope: dict[str, list[str]]) -> list[str]:
-    """What the header says against the bundle's scope, as `name=value`; empty when nothing does.
+    """What in the header is outside the bundle's scope, as `name=value`; empty when in scope.
 
     Args:
-        header: as `data_prep.dicom.read_radiograph` gives it; an absent statement counts as none.
+        header: as `data_prep.dicom.read_radiograph` gives it; missing values raise no flag.
         scope: `modalities` and `views` are exact DICOM terms; a body part is in scope when it
             contains one of `body_parts`.
     """

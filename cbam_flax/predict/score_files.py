@@ -1,4 +1,4 @@
-"""Many files through a bundle: read, scored, answered, refused, all at the same time."""
+"""Many files through a bundle: decoding, scoring and writing overlap."""
 
 import csv
 import dataclasses
@@ -38,8 +38,8 @@ def score_files(
 ) -> Summary:
     """Scores every readable file and writes what was asked for into the folder `out`.
 
-    While the model runs on a batch, the next one is decoded in other processes and the answers to
-    the previous one are written.
+    While the model runs on a batch, the next one is decoded in other processes and the results
+    of the previous one are written.
     """
     wanted = {"overlays": overlays, "dicom": dicom}
     folders = {name: out / name for name in wanted if wanted[name]}
@@ -48,7 +48,7 @@ def score_files(
     size = min(predictor.batch_size, len(sources))
     preprocessing = predictor.bundle["preprocessing"]
     tasks = [reader.Task(source, preprocessing, bool(folders)) for source in sources]
-    batches = reader.batches(reader.read_films(tasks, workers), size)
+    batches = reader.batches(reader.read_files(tasks, workers), size)
     score = functools.partial(score_batch, predictor, size)
     write = functools.partial(
         results.write_pictures,
@@ -56,14 +56,14 @@ def score_files(
         overlays=folders.get("overlays"),
         dicom=folders.get("dicom"),
     )
-    scored, refused, without_dicom = {}, {}, 0  # lines by the file's place in the call
+    scored, refused, without_dicom = {}, {}, 0  # lines by the file's position among the inputs
     with (
         ThreadPoolExecutor(max(workers, 1)) as pool,
         cli.progress(None, "predicting", len(sources)) as progress,
     ):
         for found, rejected in reader.map_ahead(score, batches, workers=1, ahead=2):
-            for answer in found:
-                scored[answer.film.source.index] = results.row(answer, predictor.bundle)
+            for result in found:
+                scored[result.image.source.index] = results.row(result, predictor.bundle)
             for item in rejected:
                 line = (item.source.path, item.refusal.code, item.refusal.message)
                 refused[item.source.index] = line
@@ -76,25 +76,25 @@ def score_files(
 
 
 def score_batch(
-    predictor: Predictor, size: int, batch: Sequence[reader.Film | reader.Refused]
-) -> tuple[list[results.Answer], list[reader.Refused]]:
-    """The model's answers to the films of a batch of at most `size`, and the refusals in it."""
-    films = [item for item in batch if isinstance(item, reader.Film)]
+    predictor: Predictor, size: int, batch: Sequence[reader.Decoded | reader.Refused]
+) -> tuple[list[results.Result], list[reader.Refused]]:
+    """The predictions for the images of a batch of at most `size`, and its refusals."""
+    images = [item for item in batch if isinstance(item, reader.Decoded)]
     refused = [item for item in batch if isinstance(item, reader.Refused)]
-    if not films:
+    if not images:
         return [], refused
-    outputs = predictor.run(np.stack([film.square for film in films]), size)
+    outputs = predictor.run(np.stack([image.square for image in images]), size)
     scope = predictor.bundle["scope"]
     return [
-        results.Answer(film, out_of_scope(film.header, scope), float(probability), attention)
-        for film, probability, attention in zip(
-            films, outputs["probability"], outputs["attention"], strict=True
+        results.Result(image, out_of_scope(image.header, scope), float(probability), attention)
+        for image, probability, attention in zip(
+            images, outputs["probability"], outputs["attention"], strict=True
         )
     ], refused
 
 
 def _write_csv(path: pathlib.Path, columns: Sequence[str], lines: dict[int, Any]) -> None:
-    # A path that is not UTF-8 is written with the bytes that it has.
+    # A path that is not UTF-8 is written as its original bytes.
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(columns)

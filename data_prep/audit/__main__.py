@@ -25,7 +25,7 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--raw", required=True, help="the challenge's folder")
     add("--mapping", required=True, help="the mapping to patients: its file, or 'download'")
-    add("--metadata", help="a CSV file of header values, used instead of the films' own")
+    add("--metadata", help="a CSV file of header values, used instead of the images' own")
     add("--out", required=True, type=Path, help="the JSON file to write")
     add("--workers", type=int, default=os.cpu_count() or 1, help="decoding processes")
     add("--draws", type=int, default=100, help="random splits, and bootstraps (default 100)")
@@ -41,7 +41,7 @@ def main() -> None:
 
     from data_prep import rsna
     from data_prep.audit import run
-    from data_prep.audit.inputs import look_at_films, read_metadata, read_table
+    from data_prep.audit.inputs import look_at_images, read_metadata, read_table
     from data_prep.mapping import find_mapping, read_mapping
 
     raw = epath.Path(args.raw)
@@ -50,7 +50,7 @@ def main() -> None:
     metadata = read_metadata(epath.Path(args.metadata), table.ids) if args.metadata else None
     duplicates = None
     if (raw / rsna.IMAGES).exists():
-        headers, duplicates = look_at_films(raw, table.ids, args.workers)
+        headers, duplicates = look_at_images(raw, table.ids, args.workers)
         metadata = metadata or headers
     result = run.audit(table, metadata, duplicates, args.draws)
     args.out.parent.mkdir(parents=True, exist_ok=True)

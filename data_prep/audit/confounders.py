@@ -25,7 +25,7 @@ def confounder_auroc(
     Returns:
       `value`, the mean over five folds by patient, each on its own: scores of different models
       are not to be ranked against each other. `low` and `high`: 95 % of a bootstrap that draws
-      patients, in its Poisson form (Hanley and MacGibbon, 2006).
+      patients, with Poisson weights (Hanley and MacGibbon, 2006).
     """
     features = np.stack(values, axis=1)
     model = make_pipeline(OneHotEncoder(handle_unknown="ignore"), LogisticRegression(max_iter=1000))

@@ -1,4 +1,4 @@
-"""What the audit looks at: the tables, the header values, and the films where they are there."""
+"""What the audit looks at: the tables, the header values, and the images where present."""
 
 import dataclasses
 import os
@@ -80,10 +80,10 @@ def read_metadata(path: epath.Path, ids: list[str]) -> dict[str, dict[str, str]]
     }
 
 
-def look_at_films(
+def look_at_images(
     raw: epath.Path, ids: list[str], workers: int
 ) -> tuple[dict[str, dict[str, str]], np.ndarray]:
-    """image id -> confounder -> text, from the films; and (pairs, 2) images that look alike."""
+    """image id -> confounder -> text, from the images; and (pairs, 2) images that look alike."""
     files = {path.stem: os.fspath(path) for path in list_images(raw)}
     paths = {files[image_id]: image_id for image_id in ids if image_id in files}
     looks: dict[str, Look] = {}
@@ -92,7 +92,7 @@ def look_at_films(
         if isinstance(look, Look):
             looks[paths[path]] = look
     if len(looks) < len(ids):
-        print(f"warning: {len(ids) - len(looks)} films are missing or refused", file=sys.stderr)
+        print(f"warning: {len(ids) - len(looks)} images are missing or refused", file=sys.stderr)
     place = {image_id: i for i, image_id in enumerate(ids)}
     seen = sorted(looks)
     hashes = np.array([looks[image_id].hash for image_id in seen], np.uint64)

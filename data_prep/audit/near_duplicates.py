@@ -1,4 +1,4 @@
-"""Films that look alike, found by a perceptual hash (the DCT form, after Zauner, 2010)."""
+"""Images that look alike, found by a perceptual hash (the DCT variant, after Zauner, 2010)."""
 
 from typing import Any, NamedTuple
 
@@ -9,20 +9,20 @@ from data_prep import cli
 from data_prep.dicom import DicomRefusal, read_radiograph
 
 _SIDE = 16  # of the hash: 256 bits
-# Calibrated on 630 real films of 568 patients: the same film after resizing, JPEG and another
-# contrast differs in at most 26 bits (99 %: 20), films of two patients in at least 54.
+# Calibrated on 630 real images of 568 patients: one image after resizing, JPEG and a change of
+# contrast differs in at most 26 bits (99 %: 20), images of two patients in at least 54.
 MAX_DISTANCE = 30
 
 
 class Look(NamedTuple):
-    """A film's header and its hash, (4,) uint64."""
+    """An image's header and its hash, (4,) uint64."""
 
     header: dict[str, Any]
     hash: np.ndarray
 
 
 def look_at(path: str) -> Look | DicomRefusal:
-    """What a worker does with one film."""
+    """What a worker does with one image."""
     try:
         radiograph = read_radiograph(path)
     except DicomRefusal as refusal:

@@ -84,7 +84,7 @@ def render(result: dict[str, Any]) -> str:
         f"{result['positive']:,} positive; {result['rows']:,} rows; {result['left_out']} left out",
         "",
         "share of the test images whose ... is in train; AUROC of the patient memoriser",
-        f"{'split':28}{'own patient':>20}{'own film':>20}{'own film, positive':>20}"
+        f"{'split':28}{'own patient':>20}{'own image':>20}{'own image, positive':>20}"
         f"{'look-alike':>20}{'memoriser':>22}",
     ]
     for name, figures in result["leakage"].items():
@@ -97,7 +97,7 @@ def render(result: dict[str, Any]) -> str:
     if result["near_duplicate_pairs"] is None:
         lines.append("look-alikes: not looked for, the folder of images is missing")
     if not result["confounders"]:
-        return "\n".join([*lines, "confounders: unknown without --metadata or the films"])
+        return "\n".join([*lines, "confounders: unknown without --metadata or the images"])
     lines += ["", "AUROC of the confounders alone, on patients not fitted on"]
     for name, found in result["confounders"].items():
         rates = [

@@ -13,7 +13,7 @@ import pydicom
 
 from data_prep.dicom.refusal import DicomRefusal
 
-# More pixels than this outside the declared bits are no burnt-in marker: the header is wrong.
+# With more pixels than this outside the declared bits (no mere marker), the header is wrong.
 MAX_OUTSIDE = 0.01
 
 
@@ -23,7 +23,7 @@ def to_grey(dataset: pydicom.Dataset, stored: np.ndarray, bits: int, voi: str) -
     Args:
       dataset: for the attributes that say how values are shown.
       stored: H x W integers as decoded.
-      bits: how many bits the values use; what they promise is the scale, never their maximum.
+      bits: how many bits the values use; they set the scale, not the image's maximum.
       voi: "first" applies the VOI LUT, or else the first window; "none" neither.
 
     Returns:
@@ -61,7 +61,7 @@ def grey_table(dataset: pydicom.Dataset, bits: int, lowest: int, voi: str) -> np
     fraction = _voi(dataset, shown) if voi == "first" else None
     if fraction is None:
         fraction = (shown - low) / (high - low)
-    # Once, and after the window. A file may say it in either attribute, or in both.
+    # Inverted once, after the window. A file may say so in either attribute, or in both.
     if (
         dataset.PhotometricInterpretation == "MONOCHROME1"
         or dataset.get("PresentationLUTShape") == "INVERSE"

@@ -1,4 +1,4 @@
-"""What a DICOM file says about its film, as plain values; damaged descriptions count as missing."""
+"""The header of a DICOM file as plain values; damaged values count as missing."""
 
 import math
 import re
@@ -44,7 +44,7 @@ def _text(dataset: pydicom.Dataset, keyword: str) -> str:
     try:
         value = dataset.get(keyword)
         return "" if value is None else str(value).strip().replace("\0", "")
-    except Exception:  # a damaged description is missing, no reason to refuse the image
+    except Exception:  # a damaged value counts as missing; no reason to refuse the image
         return ""
 
 

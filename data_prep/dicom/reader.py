@@ -52,7 +52,7 @@ _PIXEL_KEYWORDS = (
     "PresentationLUTShape",
     "PixelData",
 )
-# Only these are parsed: a file's other thousand elements can neither slow nor break the reading.
+# Only these are parsed: a file's other thousand elements can neither slow nor break parsing.
 _TAGS: list[Any] = [
     tag_for_keyword(keyword) for keyword in (*_PIXEL_KEYWORDS, *HEADER_KEYWORDS)
 ] + [group << 16 | 0x0102 for group in range(0x6000, 0x6020, 2)]  # OverlayBitPosition
@@ -88,7 +88,7 @@ def read_radiograph(
     if voi not in ("first", "none"):
         raise ValueError(f"voi is 'first' or 'none', not {voi!r}")
     # Parsers raise nearly everything on hostile bytes (struct.error, RecursionError, ...), so the
-    # catch is wide, and what was being done says which refusal it is.
+    # except is broad, and `doing` says which refusal it is.
     doing = "not_dicom"
     try:
         data = source if isinstance(source, bytes) else _read_file(source, 2 * max_pixels)
@@ -107,7 +107,7 @@ def read_radiograph(
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DicomRefusal(doing, f"{REFUSAL_CODES[doing]} ({reason})") from error
-    # Most images show in a thousandth of their pixels that they are not constant.
+    # A thousandth of the pixels is enough to see that most images are not constant.
     if np.ptp(image.ravel()[::1021]) == 0 and np.ptp(image) == 0:
         raise DicomRefusal("constant", f"every pixel has the value {image.flat[0]}")
     return Radiograph(image, header)

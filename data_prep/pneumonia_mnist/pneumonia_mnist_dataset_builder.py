@@ -56,7 +56,7 @@ def read_archive(path: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray, np
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Paediatric chest films of Kermany et al. (2018) at 28 x 28 pixels."""
+    """Paediatric chest radiographs of Kermany et al. (2018) at 28 x 28 pixels."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "Initial release."}

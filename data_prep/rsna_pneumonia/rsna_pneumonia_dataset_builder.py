@@ -13,7 +13,13 @@ from etils import epath
 from data_prep import cli, mapping, rsna
 from data_prep.features import record_features
 from data_prep.manifest import outcomes_dir
-from data_prep.radiographs import Film, Preprocessing, lost_film, prepare_film, rejected
+from data_prep.radiographs import (
+    Prepared,
+    Preprocessing,
+    lost_radiograph,
+    prepare_radiograph,
+    rejected,
+)
 from data_prep.workers import Lost, run_tasks
 
 _SIZES = (256, 64, 128, 224, 320, 384, 512, 1024)  # the first is TFDS's default
@@ -21,7 +27,7 @@ _SIZES = (256, 64, 128, 224, 320, 384, 512, 1024)  # the first is TFDS's default
 
 @dataclasses.dataclass(eq=False)
 class RsnaConfig(tfds.core.BuilderConfig):
-    """A variant of the records: how films are preprocessed, and what a split keeps together."""
+    """A variant of the records: how images are preprocessed, and what a split keeps together."""
 
     preprocessing: Preprocessing = dataclasses.field(default_factory=Preprocessing)
     split_scheme: str = "patient"
@@ -49,7 +55,7 @@ class RsnaConfig(tfds.core.BuilderConfig):
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Films that cannot be used are left out; `python -m data_prep.prepare` lists them too."""
+    """Images that cannot be used are left out; `python -m data_prep.prepare` lists them too."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "Initial release."}
@@ -122,17 +128,18 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str, records: list[rsna.Record]) -> Any:
         tasks = [(record, self.builder_config.preprocessing) for record in records]
         if self._use_beam:
-            from data_prep.beam import Films
+            from data_prep.beam import Radiographs
 
-            return Films(tasks, os.fspath(self._beam_outcomes / split))
+            return Radiographs(tasks, os.fspath(self._beam_outcomes / split))
         return self._decode(split, tasks)
 
     def _decode(
         self, split: str, tasks: list[tuple[rsna.Record, Preprocessing]]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        results = run_tasks(prepare_film, tasks, workers=self._workers)
+        results = run_tasks(prepare_radiograph, tasks, workers=self._workers)
         for task, result in cli.progress(results, f"preparing {split}", len(tasks)):
-            film: Film = lost_film(task, result) if isinstance(result, Lost) else result
-            self.outcomes.append(film.outcome)
-            if film.example:
-                yield film.example["image_id"], film.example
+            is_lost = isinstance(result, Lost)
+            prepared: Prepared = lost_radiograph(task, result) if is_lost else result
+            self.outcomes.append(prepared.outcome)
+            if prepared.example:
+                yield prepared.example["image_id"], prepared.example

@@ -1,1 +1,1 @@
-"""Synthetic chest films in the layout of the RSNA challenge; no pixel of them is of a person."""
+"""Synthetic chest radiographs as the RSNA challenge stores them; no pixel shows a person."""

@@ -1,7 +1,7 @@
-"""Writes phantom chest films in the layout of the RSNA Pneumonia Detection Challenge (2018).
+"""Writes phantom chest radiographs as the folder of the RSNA Pneumonia Detection Challenge (2018).
 
 `stage_2_train_images/<id>.dcm` with the headers of the challenge, the two CSV files with a row per
-box, and the mapping that says which films are of one patient. No file holds data of a person, and
+box, and the mapping that says which images are of one patient. No file holds data of a person, and
 each says "SYNTHETIC" in its header.
 """
 
@@ -15,7 +15,7 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 
 from data_prep.cli import UserError, progress
-from data_prep.synthetic.films import uids_of, write_film
+from data_prep.synthetic.dicom_file import uids_of, write_radiograph
 from data_prep.synthetic.phantom import Box
 from data_prep.synthetic.planning import Plan, plans
 
@@ -32,7 +32,7 @@ _NIH_NAMES = {
 
 
 def write(out: pathlib.Path, images: int, seed: int = 0, workers: int = 1) -> None:
-    """Writes `images` films and their tables into the folder `out`, whole or not at all.
+    """Writes `images` images and their tables into the folder `out`, whole or not at all.
 
     The files depend on `seed` alone, and the first n of them are the same for every `images` >= n.
     A folder that the same call has written before is left as it is.
@@ -59,7 +59,7 @@ def write(out: pathlib.Path, images: int, seed: int = 0, workers: int = 1) -> No
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         folder = pathlib.Path(scratch) / "whole"
         (folder / "stage_2_train_images").mkdir(parents=True)
-        draw = functools.partial(write_film, folder / "stage_2_train_images", seed)
+        draw = functools.partial(write_radiograph, folder / "stage_2_train_images", seed)
         shown = functools.partial(progress, what="drawing radiographs", total=images)
         if workers == 1:
             boxes = list(shown(map(draw, chosen)))
@@ -78,11 +78,11 @@ def write(out: pathlib.Path, images: int, seed: int = 0, workers: int = 1) -> No
 
 
 def _write_tables(folder: pathlib.Path, chosen: list[Plan], boxes: list[list[Box]]) -> None:
-    """The two CSV files: a row per box, or one row for a film that has none."""
+    """The two CSV files: a row per box, or one row for an image that has none."""
     labels: list[tuple] = [("patientId", "x", "y", "width", "height", "Target")]
     classes = [("patientId", "class")]
-    for plan, film_boxes in zip(chosen, boxes, strict=True):
-        rows: list[tuple] = [(*map(float, box), 1) for box in film_boxes] or [("", "", "", "", 0)]
+    for plan, its_boxes in zip(chosen, boxes, strict=True):
+        rows: list[tuple] = [(*map(float, box), 1) for box in its_boxes] or [("", "", "", "", 0)]
         labels += [(plan.image_id, *row) for row in rows]
         classes += [(plan.image_id, plan.detailed_class)] * len(rows)
     for name, table in (("train_labels", labels), ("detailed_class_info", classes)):

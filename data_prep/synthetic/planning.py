@@ -1,4 +1,4 @@
-"""Which films there are: whose, from which view, with what in them; everything but the pixels."""
+"""Which images there are: whose, from which view, with what in them; everything but the pixels."""
 
 import dataclasses
 import itertools
@@ -18,11 +18,11 @@ _CLASSES = ("Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Everything about one film but its pixels."""
+    """Everything about one image but its pixels."""
 
     index: int
     patient: int
-    follow_up: int  # which of the patient's films, from 0
+    follow_up: int  # which of the patient's images, from 0
     image_id: str
     female: bool
     age: int
@@ -37,7 +37,7 @@ class Plan:
 
 
 def plans(seed: int) -> Iterator[Plan]:
-    """All films of a seed, without end, patient after patient: a longer set extends a shorter."""
+    """All images of a seed, without end, patient after patient: a longer set extends a shorter."""
     index = itertools.count()
     for patient in itertools.count():
         rng = np.random.default_rng([seed, 0, patient])
@@ -45,7 +45,7 @@ def plans(seed: int) -> Iterator[Plan]:
         age = int(np.clip(rng.normal(47, 16), 2, 92))
         if rng.random() < 0.004:
             age = int(rng.choice((148, 150, 151, 153, 155)))  # the challenge has such ages
-        sickness = rng.uniform(0.3, 1.7)  # films of one patient are alike in their label too
+        sickness = rng.uniform(0.3, 1.7)  # images of one patient are alike in their label too
         bedridden = rng.beta(1, 1)
         for follow_up in range(int(rng.geometric(0.4))):
             view = "AP" if rng.random() < bedridden else "PA"
@@ -67,7 +67,7 @@ def plans(seed: int) -> Iterator[Plan]:
 
 
 def _findings(rng: np.random.Generator, view: str, opacities: int) -> tuple[str, ...]:
-    """Other findings: in about half of the films, with and without an opacity alike."""
+    """Other findings: in about half of the images, with and without an opacity alike."""
     if rng.random() < 0.45:
         return ()
     odds = np.array([0.35, 0.25, 0.45 if view == "AP" else 0.2, 0.2, 0.25])

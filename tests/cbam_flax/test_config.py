@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -5,6 +6,7 @@ from ml_collections import ConfigDict
 
 from cbam_flax import config as config_lib
 from cbam_flax.config import apply_argument, default_config, duration, to_steps
+from cbam_flax.models import CBAMResNet
 from configs import demo, notebook, pneumoniamnist, rsna
 from data_prep.cli import UserError
 
@@ -14,6 +16,18 @@ def test_every_config_passes_its_own_check_and_takes_an_argument(module):
     config = module.get_config("pool=max,attention=none,seed=3")
     config_lib.check(config)
     assert (config.model.pooling, config.model.attention, config.seed) == ("max", "none", 3)
+
+
+def test_the_model_section_has_every_field_of_the_model_with_its_default():
+    internal = {"stage_ops", "parent", "name"}
+    fields = {f.name: f.default for f in dataclasses.fields(CBAMResNet) if f.name not in internal}
+    section = default_config().model.to_dict()
+    assert section.keys() == fields.keys()
+    # The config names dtypes as text, and "auto" depends on the platform.
+    dtypes = {"dtype", "param_dtype"}
+    assert {k: v for k, v in section.items() if k not in dtypes} == {
+        k: v for k, v in fields.items() if k not in dtypes
+    }
 
 
 @pytest.mark.parametrize("argument", ["attention", "nothing=1", "seed=one", "model=3"])

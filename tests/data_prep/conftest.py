@@ -130,8 +130,8 @@ def make_dicom(stored, *, bits=None, syntax="explicit", **attributes):
 
 def write_rsna(folder: pathlib.Path, images=40, size=48):
     """A folder as the challenge's download is; every third image positive, two per patient."""
-    films = folder / "stage_2_train_images"
-    films.mkdir(parents=True)
+    image_folder = folder / "stage_2_train_images"
+    image_folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     labels = ["patientId,x,y,width,height,Target"]
     classes = ["patientId,class"]
@@ -139,7 +139,7 @@ def write_rsna(folder: pathlib.Path, images=40, size=48):
     for number in range(images):
         name = f"film-{number:03d}"
         stored = np.uint8(255 * phantom(size) * rng.uniform(0.5, 0.9))
-        (films / f"{name}.dcm").write_bytes(
+        (image_folder / f"{name}.dcm").write_bytes(
             make_dicom(
                 stored,
                 syntax="jpeg_baseline",

@@ -73,8 +73,8 @@ def test_a_finished_one_is_not_redone_and_a_changed_input_is_noticed(rsna_folder
     assert "already prepared" in capsys.readouterr().out
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written
 
-    film = rsna_folder / rsna.IMAGES / "film-000.dcm"
-    film.write_bytes((rsna_folder / rsna.IMAGES / "film-001.dcm").read_bytes() + b"\0")
+    path = rsna_folder / rsna.IMAGES / "film-000.dcm"
+    path.write_bytes((rsna_folder / rsna.IMAGES / "film-001.dcm").read_bytes() + b"\0")
     with pytest.raises(UserError, match="--overwrite"):
         prepare(rsna_folder, tmp_path / "data")
     assert hashes(prepare(rsna_folder, tmp_path / "data", overwrite=True)) != hashes(first)
@@ -90,7 +90,7 @@ def test_what_an_interrupted_one_left_is_cleared_away(rsna_folder, tmp_path):
     assert os.listdir(variant) == ["1.0.0"]
 
 
-def test_refused_films_are_listed(rsna_folder, tmp_path):
+def test_refused_images_are_listed(rsna_folder, tmp_path):
     (rsna_folder / rsna.IMAGES / "film-000.dcm").write_bytes(b"<html>")
     (rsna_folder / rsna.IMAGES / "film-001.dcm").unlink()
     manifest = prepare(rsna_folder, tmp_path / "data", max_rejected=0.05)
@@ -99,14 +99,14 @@ def test_refused_films_are_listed(rsna_folder, tmp_path):
     assert rejected == ["film-000.dcm", "film-001.dcm"]
 
 
-def test_too_many_refused_films_leave_nothing(rsna_folder, tmp_path):
+def test_too_many_refused_images_leave_nothing(rsna_folder, tmp_path):
     (rsna_folder / rsna.IMAGES / "film-000.dcm").write_bytes(b"<html>")
     with pytest.raises(UserError, match=r"1 of 40 inputs were refused.*film-000.*max_rejected"):
         prepare(rsna_folder, tmp_path / "data", max_rejected=0.01)
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_a_split_whose_films_are_all_refused(rsna_folder, tmp_path):
+def test_a_split_whose_images_are_all_refused(rsna_folder, tmp_path):
     for path in (rsna_folder / rsna.IMAGES).iterdir():
         path.write_bytes(b"")
     with pytest.raises(UserError, match="leaves a split empty"):

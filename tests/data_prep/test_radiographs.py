@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep.radiographs import Preprocessing, lost_film, prepare_film
+from data_prep.radiographs import Preprocessing, lost_radiograph, prepare_radiograph
 from data_prep.rsna import Record
 from data_prep.workers import Lost
 
@@ -20,41 +20,41 @@ def record(phantom, make_dicom, tmp_path):
     return Record("a", str(path), "train", 1, "Lung Opacity", ((16, 12, 32, 24),), "7")
 
 
-def test_an_accepted_film(record):
-    film = prepare_film((record, Preprocessing(image_size=32)))
-    assert film.outcome == {
+def test_an_accepted_image(record):
+    prepared = prepare_radiograph((record, Preprocessing(image_size=32)))
+    assert prepared.outcome == {
         "file": "a.dcm",
         "image_id": "a",
         "status": "accepted",
         "split": "train",
     }
-    image = cv2.imdecode(np.frombuffer(film.example["image"], np.uint8), cv2.IMREAD_UNCHANGED)
+    image = cv2.imdecode(np.frombuffer(prepared.example["image"], np.uint8), cv2.IMREAD_UNCHANGED)
     assert image.shape == (32, 32)
     assert not image[:, :4].any()  # 64 x 48 is 32 x 24 between two black bars
-    np.testing.assert_allclose(film.example["boxes"], [[8 / 32, 10 / 32, 16 / 32, 16 / 32]])
-    assert (film.example["label"], film.example["patient_id"]) == (1, "7")
-    assert (film.example["sex"], film.example["view"]) == ("M", "")
-    assert math.isnan(film.example["age"])  # nobody is 151
-    assert film.example["spacing"] == 0.2
+    np.testing.assert_allclose(prepared.example["boxes"], [[8 / 32, 10 / 32, 16 / 32, 16 / 32]])
+    assert (prepared.example["label"], prepared.example["patient_id"]) == (1, "7")
+    assert (prepared.example["sex"], prepared.example["view"]) == ("M", "")
+    assert math.isnan(prepared.example["age"])  # nobody is 151
+    assert prepared.example["spacing"] == 0.2
 
 
 @pytest.mark.parametrize("box", [(-1, 0, 5, 5), (0, 0, 65, 5), (0, 0, 5, 49)])
-def test_a_box_outside_the_film(record, box):
-    film = prepare_film((Record(**{**vars(record), "boxes": (box,)}), Preprocessing()))
-    assert film.example is None
-    assert (film.outcome["status"], film.outcome["code"]) == ("rejected", "bad_box")
+def test_a_box_outside_the_image(record, box):
+    prepared = prepare_radiograph((Record(**{**vars(record), "boxes": (box,)}), Preprocessing()))
+    assert prepared.example is None
+    assert (prepared.outcome["status"], prepared.outcome["code"]) == ("rejected", "bad_box")
 
 
-def test_a_refused_film(record):
+def test_a_refused_image(record):
     broken = Record(**{**vars(record), "path": f"{record.path}.none"})
-    film = prepare_film((broken, Preprocessing()))
-    assert film.example is None
-    assert film.outcome["file"] == "a.dcm.none"
-    assert film.outcome["code"] == "unreadable"
+    prepared = prepare_radiograph((broken, Preprocessing()))
+    assert prepared.example is None
+    assert prepared.outcome["file"] == "a.dcm.none"
+    assert prepared.outcome["code"] == "unreadable"
 
 
 @pytest.mark.parametrize("code", ["timeout", "crashed"])
-def test_a_film_over_which_the_worker_was_lost(record, code):
-    film = lost_film((record, Preprocessing()), Lost(code))
-    assert film.example is None
-    assert (film.outcome["file"], film.outcome["code"]) == ("a.dcm", code)
+def test_an_image_over_which_the_worker_was_lost(record, code):
+    prepared = lost_radiograph((record, Preprocessing()), Lost(code))
+    assert prepared.example is None
+    assert (prepared.outcome["file"], prepared.outcome["code"]) == ("a.dcm", code)

@@ -80,7 +80,7 @@ def plan(folder, patients, scheme="patient"):
 
 
 @pytest.fixture
-def films(tmp_path):
+def images(tmp_path):
     (tmp_path / rsna.IMAGES).mkdir()
     for name in ("a.dcm", "a.DCM", "b.dcm", "c.dcm", "stray.dcm", "Thumbs.db"):
         (tmp_path / rsna.IMAGES / name).write_bytes(b"")
@@ -90,8 +90,8 @@ def films(tmp_path):
     return tmp_path
 
 
-def test_every_input_ends_as_a_record_or_a_refusal(films):
-    records, refused = plan(films, {"a": "1", "b": "2", "c": ""})
+def test_every_input_ends_as_a_record_or_a_refusal(images):
+    records, refused = plan(images, {"a": "1", "b": "2", "c": ""})
     assert list(records) == ["a", "b"]
     assert refused == {
         "a.dcm": "duplicate",  # the first in order of names is a.DCM
@@ -117,8 +117,8 @@ def test_patient_images_stay_together(rsna_folder):
     )
 
 
-def test_rows_are_records_of_their_own_in_the_row_scheme(films):
-    records, _ = plan(films, None, "row")
+def test_rows_are_records_of_their_own_in_the_row_scheme(images):
+    records, _ = plan(images, None, "row")
     assert list(records) == ["a#0", "a#1", "b#0", "c#0"]
     assert records["a#0"].path == records["a#1"].path
 
@@ -134,7 +134,7 @@ def test_the_assignment_never_moves():
     assert shares["test"] == pytest.approx(0.15, abs=0.01)
 
 
-def test_no_films(tmp_path):
+def test_no_images(tmp_path):
     write_tables(tmp_path, ["a,,,,,0"], ["a,Normal"])
     with pytest.raises(UserError, match="cannot list"):
         plan(tmp_path, None, "image")

@@ -45,12 +45,12 @@ def test_tfds_load_for_a_user_who_only_knows_tfds(rsna_folder, tmp_path):
     assert "Shih" in info.citation
     assert "11,439" in info.description
     assert "RSNA" in info.redistribution_info.license
-    # And again, where the films are not there any more.
+    # And again, where the images are not there any more.
     again = tfds.load("rsna_pneumonia/64px", data_dir=tmp_path / "data", split="test")
     assert len(again) == info.splits["test"].num_examples
 
 
-def test_rows_put_one_film_into_several_records(rsna_folder, tmp_path):
+def test_rows_put_one_image_into_several_records(rsna_folder, tmp_path):
     builder = data_prep.rsna_pneumonia.Builder(
         config=RsnaConfig.of(Preprocessing(32), "row"), data_dir=tmp_path / "data"
     )
@@ -62,7 +62,7 @@ def test_rows_put_one_film_into_several_records(rsna_folder, tmp_path):
         for split in builder.info.splits
         for record in tfds.as_numpy(builder.as_dataset(split=split))
     ]
-    assert len(ids) == len(set(ids)) == 47  # 40 films, 7 of them with a second box
+    assert len(ids) == len(set(ids)) == 47  # 40 images, 7 of them with a second box
     assert len({name.split("#")[0] for name in ids}) == 40
 
 

@@ -1,4 +1,4 @@
-"""The commands as a user starts them: a run becomes a bundle, a bundle answers for raw DICOM."""
+"""The commands as a user starts them: a run becomes a bundle, a bundle scores raw DICOM."""
 
 import csv
 import functools
@@ -93,8 +93,8 @@ def bundle(workdir) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory, write_dicom) -> list[pathlib.Path]:
-    folder = tmp_path_factory.mktemp("films")
+def images(tmp_path_factory, write_dicom) -> list[pathlib.Path]:
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     images = [
         np.kron(rng.integers(0, 255, (8, 6), np.uint8), np.ones((20, 20), np.uint8))
@@ -104,10 +104,10 @@ def films(tmp_path_factory, write_dicom) -> list[pathlib.Path]:
 
 
 @pytest.fixture(scope="module")
-def expected(workdir, films) -> np.ndarray:
+def expected(workdir, images) -> np.ndarray:
     """The training code's own forward pass and the calibration by hand."""
     restored = checkpoint.load_for_inference(str(workdir))
-    squares = [fit_image(read_radiograph(path).image, SIZE)[0] for path in films]
+    squares = [fit_image(read_radiograph(path).image, SIZE)[0] for path in images]
     images = np.stack(squares)[..., None].astype(np.float32) / 255
     logits = np.asarray(jax.jit(restored.model.apply)(restored.variables, images), np.float64)
     probabilities = 1 / (1 + np.exp(-(2.0 * logits + 0.25)))
@@ -144,9 +144,9 @@ def test_the_bundle_is_whole(bundle, workdir):
 
 
 @pytest.mark.parametrize("runtime", ["jax", "onnx"])
-def test_predict_equals_the_training_code(bundle, films, expected, tmp_path, runtime):
+def test_predict_equals_the_training_code(bundle, images, expected, tmp_path, runtime):
     process = predict(
-        f"--bundle={bundle}", f"--out={tmp_path / 'out'}", f"--runtime={runtime}", *films
+        f"--bundle={bundle}", f"--out={tmp_path / 'out'}", f"--runtime={runtime}", *images
     )
     assert process.returncode == 0, process.stderr
     rows = read_csv(tmp_path / "out" / "predictions.csv")
@@ -168,10 +168,10 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "inference.md").r
         ("tensorflow", ["jax", "flax", "onnxruntime"]),
     ],
 )
-def test_an_artefact_is_served_as_documented(bundle, films, expected, tmp_path, package, absent):
+def test_an_artefact_is_served_as_documented(bundle, images, expected, tmp_path, package, absent):
     """docs/inference.md, with other packages impossible to import, as if not installed."""
     [snippet] = [text for text in SNIPPETS if f"import {package}" in text]
-    squares = [fit_image(read_radiograph(path).image, SIZE)[0] for path in films]
+    squares = [fit_image(read_radiograph(path).image, SIZE)[0] for path in images]
     np.save(tmp_path / "images.npy", np.stack(squares)[..., None].astype(np.float32) / 255)
     (tmp_path / "bundle").symlink_to(bundle)
     absent = [*absent, "cbam_flax", "data_prep"]
@@ -189,7 +189,7 @@ def test_an_artefact_is_served_as_documented(bundle, films, expected, tmp_path, 
         ("jax", {"flax", "orbax", "tensorflow", "ml_collections", "onnxruntime", "highdicom"}),
     ],
 )
-def test_predict_needs_only_its_runtime(bundle, films, tmp_path, runtime, absent):
+def test_predict_needs_only_its_runtime(bundle, images, tmp_path, runtime, absent):
     """The other packages are made impossible to import, as if they were not installed."""
     script = f"""
 import sys
@@ -200,18 +200,18 @@ loaded = {{name.split(".")[0] for name, module in sys.modules.items() if module}
 assert not loaded & set({sorted(absent)!r}), loaded & set({sorted(absent)!r})
 assert "configs" not in loaded
 """
-    process = run("-c", script, bundle, *films[:2])
+    process = run("-c", script, bundle, *images[:2])
     assert process.returncode == 0, process.stderr
     assert len(json.loads(process.stdout)) == 2
 
 
-def test_bad_files_are_listed_and_stop_nothing(bundle, films, tmp_path):
+def test_bad_files_are_listed_and_stop_nothing(bundle, images, tmp_path):
     (tmp_path / "in" / "deep").mkdir(parents=True)
     (tmp_path / "in" / "deep" / "page.dcm").write_text("<html></html>")
-    cut = films[1].read_bytes()[:-5000]
+    cut = images[1].read_bytes()[:-5000]
     (tmp_path / "in" / "cut.dcm").write_bytes(cut)
     arguments = (f"--bundle={bundle}", f"--out={tmp_path / 'out'}", "--runtime=onnx")
-    process = predict(*arguments, "--overlays", films[0], tmp_path / "in")
+    process = predict(*arguments, "--overlays", images[0], tmp_path / "in")
     assert process.returncode == 0, process.stderr
     assert "1 scored, 2 refused" in process.stdout
     rejected = {
@@ -231,18 +231,18 @@ def test_bad_files_are_listed_and_stop_nothing(bundle, films, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--bundle={root}/none", "--out={root}/o", "{film}"], "does not exist; make one with"),
-        (["--bundle={root}", "--out={root}/o", "{film}"], "is not a bundle"),
+        (["--bundle={root}/none", "--out={root}/o", "{image}"], "does not exist; make one with"),
+        (["--bundle={root}", "--out={root}/o", "{image}"], "is not a bundle"),
         (["--bundle={bundle}", "--out={root}/o", "{root}/none.dcm"], "none.dcm does not exist"),
         (["--bundle={bundle}", "--out={root}/o", "{root}/empty"], "there is no file in"),
-        (["--bundle={bundle}", "--out={film}", "{film}"], "is a file"),
-        (["--bundle={bundle}", "--out={films}", "{film}"], "holds other files"),
-        (["--bundle={bundle}", "--out={root}/o", "--batch_size=0", "{film}"], "at least 1"),
+        (["--bundle={bundle}", "--out={image}", "{image}"], "is a file"),
+        (["--bundle={bundle}", "--out={images}", "{image}"], "holds other files"),
+        (["--bundle={bundle}", "--out={root}/o", "--batch_size=0", "{image}"], "at least 1"),
     ],
 )
-def test_wrong_use_is_one_sentence(bundle, films, tmp_path, arguments, words):
+def test_wrong_use_is_one_sentence(bundle, images, tmp_path, arguments, words):
     (tmp_path / "empty").mkdir()
-    places = {"root": tmp_path, "bundle": bundle, "film": films[0], "films": films[0].parent}
+    places = {"root": tmp_path, "bundle": bundle, "image": images[0], "images": images[0].parent}
     process = predict(*(argument.format(**places) for argument in arguments))
     assert process.returncode == 2
     [line] = process.stderr.strip().splitlines()

@@ -53,10 +53,10 @@ def prepared(raw, tmp_path_factory):
     return data_dir
 
 
-def test_every_film_is_in_the_manifest_and_no_patient_in_two_splits(raw, prepared):
+def test_every_image_is_in_the_manifest_and_no_patient_in_two_splits(raw, prepared):
     manifest = manifest_of(prepared)
-    films = {path.name for path in (raw / "stage_2_train_images").iterdir()}
-    assert {line["file"] for line in manifest["files"]} == films
+    images = {path.name for path in (raw / "stage_2_train_images").iterdir()}
+    assert {line["file"] for line in manifest["files"]} == images
     assert manifest["counts"] == {
         "inputs": IMAGES,
         "accepted": IMAGES,

@@ -1,8 +1,8 @@
-"""The ops that a model is made of: what each computes, and which implementation does it.
+"""The ops that a model is made of: what each computes, and which implementation is used.
 
-An op is a contract: a function of arrays. Its implementations (`reference`, `cpu`, `tpu`, one file
-each in the op's folder) compute the same; the tests hold each against the reference, which plain
-XLA, every compiler and ONNX take. Maps are `(B, H, W, C)`.
+An op is a function of arrays. Its implementations (`reference`, `cpu`, `tpu`, one file each in the
+op's folder) compute the same; the tests compare each with the reference, which runs on every
+platform and exports to ONNX. Maps are `(B, H, W, C)`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,11 +16,11 @@ from cbam_flax.models.ops.affine import reference as affine
 from cbam_flax.models.ops.pooling import reference as pooling
 from cbam_flax.models.ops.statistics import reference as statistics
 
-Moments = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+PositionStatistics = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
-def all_images(shape: Sequence[int], features: int) -> int:
-    """All of a batch `(B, H, W, C)` at once."""
+def full_batch(shape: Sequence[int], features: int) -> int:
+    """The full batch `(B, H, W, C)` at once."""
     return shape[0]
 
 
@@ -33,14 +33,14 @@ class Ops(NamedTuple):
     product: Callable[[jax.Array, jax.Array], jax.Array] = jnp.matmul  # of a map and a matrix
     mean_and_max: Callable[[jax.Array, int], tuple[jax.Array, jax.Array]] = statistics.mean_and_max
     pool: Callable[[jax.Array], tuple[jax.Array, jax.Array]] = pooling.pool
-    # Mean, mean of squares, maximum and minimum over an image's positions, each (B, C). Where it is
-    # given, batch normalisation and channel gate are applied together, as one affine map.
-    moments: Callable[[jax.Array], Moments] | None = None
+    # Mean, mean of squares, maximum and minimum over an image's positions, each (B, C). Where set,
+    # batch normalisation and channel gate are applied together, as one affine map.
+    position_statistics: Callable[[jax.Array], PositionStatistics] | None = None
     affine: Callable[..., jax.Array] = affine.affine
-    # How many images of a batch of this shape inference takes at a time while maps are large; their
-    # channels are `features` or more.
-    chunk: Callable[[Sequence[int], int], int] = all_images
-    bands: int = 1  # of rows that each image is cut into; they take the place of images in a map
+    # How many images of a batch of this shape inference runs at a time in the early stages, whose
+    # maps have `features` channels or more.
+    chunk: Callable[[Sequence[int], int], int] = full_batch
+    bands: int = 1  # of rows that each image is cut into, stacked along the batch axis
 
 
 REFERENCE = Ops()

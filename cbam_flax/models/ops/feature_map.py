@@ -1,12 +1,12 @@
-"""A feature map as a value that knows how its platform holds it and computes with it.
+"""A feature map that carries the ops to compute with and knows how its array is stored.
 
 A model's modules say WHAT is computed, with the functions below. Given plain arrays these compute
 with the reference ops and return arrays. Given a `FeatureMap` they use the ops that it carries and
 return FeatureMaps:
 
-- Its images may be cut into bands of rows, which lie side by side as if they were images.
-- A scale and an offset may be pending. A batch normalisation and a channel gate each only change
-  them; they are applied once, in the pass over the map that first needs its values.
+- Its images may be cut into bands of rows, stacked along the batch axis.
+- A scale and an offset may be pending. Batch normalisation and the channel gate only change these;
+  they are applied once, when the map's values are first needed.
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cbam_flax.models.ops.contract import REFERENCE, Moments, Ops
+from cbam_flax.models.ops.contract import REFERENCE, Ops, PositionStatistics
 from cbam_flax.models.ops.convolution.reference import DIMENSIONS
 
 
 def split_rows(x: jax.Array, before: int, after: int) -> jax.Array:
-    """Maps whose images are cut into `before` bands of rows each, cut into `after` instead.
+    """Changes the number of bands of rows per image from `before` to `after`.
 
     `(B before, H / before, W, C)` to `(B after, H / after, W, C)`.
     """
@@ -33,29 +33,29 @@ def split_rows(x: jax.Array, before: int, after: int) -> jax.Array:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("raw", "scale", "offset", "moments"),
+    data_fields=("raw", "scale", "offset", "statistics"),
     meta_fields=("ops",),
 )
 @dataclasses.dataclass(frozen=True)
 class FeatureMap:
-    """Maps `(B, H, W, C)`; what they are is `raw * scale + offset`.
+    """Maps `(B, H, W, C)` with the values `raw * scale + offset`.
 
     Attributes:
         raw: `(B bands, H / bands, W, C)`.
-        ops: who computes with it.
+        ops: the implementation of each op.
         scale, offset: `(C,)` or `(B, C)`, pending; or None.
-        moments: of `raw`, where they were found together with the scale.
+        statistics: of `raw` over each image's positions, where the scale was found from them.
     """
 
     raw: jax.Array
     ops: Ops
     scale: jax.Array | None = None
     offset: jax.Array | None = None
-    moments: Moments | None = None
+    statistics: PositionStatistics | None = None
 
     @functools.cached_property
     def pixels(self) -> jax.Array:
-        """The values, of the shape of `raw`; cached, so that all readers share one pass."""
+        """The values, of the shape of `raw`; cached, so that it is computed once."""
         if self.scale is None:
             return self.raw
         return self.ops.affine(self.raw, self.scale, self.offset)
@@ -82,11 +82,11 @@ class FeatureMap:
         return self if self.dtype == dtype else _like(self, self.pixels.astype(dtype))
 
     def __add__(self, other: "FeatureMap | jax.Array") -> "FeatureMap":
-        """Of another map, or of a number per channel `(C,)`."""
+        """Adds another map, or a number per channel `(C,)`."""
         return _like(self, self.pixels + values(other))
 
     def __mul__(self, gate: jax.Array) -> "FeatureMap":
-        """Times a gate of the channels, `(B, 1, 1, C)`, or of the positions, `(B, H, W, 1)`."""
+        """Applies a channel gate `(B, 1, 1, C)` or a spatial gate `(B, H, W, 1)`."""
         bands = self.ops.bands
         if gate.shape[1:3] != (1, 1):
             return _like(self, self.pixels * split_rows(gate, 1, bands))
@@ -94,16 +94,16 @@ class FeatureMap:
             return _like(self, self.pixels * jnp.repeat(gate, bands, axis=0))
         gate = gate[:, 0, 0]
         return dataclasses.replace(
-            self, scale=self.scale * gate, offset=self.offset * gate, moments=None
+            self, scale=self.scale * gate, offset=self.offset * gate, statistics=None
         )
 
 
-# A plain array or a FeatureMap; as a union mypy could not follow it through linen's modules.
+# A plain array or a FeatureMap; mypy cannot follow a union through linen's modules.
 Map: TypeAlias = Any
 
 
 def values(x: Map) -> jax.Array:
-    """The numbers of a map, in the shape that its ops compute with."""
+    """A map's values, in the shape that its ops compute with."""
     return x.pixels if isinstance(x, FeatureMap) else x
 
 
@@ -121,7 +121,7 @@ def _ops(x: Map) -> Ops:
 
 
 def computed_by(ops: Ops, layer: Callable[[Map], Map]) -> Callable[[Map], Map]:
-    """The layer, with these ops for its input and all that follows from it."""
+    """The layer, with these ops for its input and everything computed from it."""
 
     def run(x: Map) -> Map:
         if _ops(x) is not ops:
@@ -170,24 +170,24 @@ def mean_image(x: Map) -> jax.Array:
 
 
 def spread(x: jax.Array, like: Map) -> Map:
-    """`(B, 1, 1, C)` at every position of a map of the kind of `like`: `(B, H, W, C)`."""
+    """`(B, 1, 1, C)` at every position, stored like the map `like`: `(B, H, W, C)`."""
     shape = values(like).shape
     return _like(like, jnp.broadcast_to(jnp.repeat(x, shape[0] // x.shape[0], axis=0), shape))
 
 
 def over_positions(x: Map, names: Sequence[str]) -> dict[str, jax.Array]:
-    """Those of "mean" and "max" that are named, over the positions of each image: `(B, C)`."""
-    if isinstance(x, FeatureMap) and x.moments is not None:
-        assert x.scale is not None  # the moments were found for it
+    """The named statistics ("mean", "max") over the positions of each image: `(B, C)`."""
+    if isinstance(x, FeatureMap) and x.statistics is not None:
+        assert x.scale is not None  # set together with the statistics
         assert x.offset is not None
-        mean, _, high, low = x.moments
+        mean, _, high, low = x.statistics
         extreme = jnp.where(x.scale >= 0, high, low)
         return {"mean": mean * x.scale + x.offset, "max": extreme * x.scale + x.offset}
     return _statistics(values(x).reshape(x.shape[0], -1, x.shape[-1]), 1, names, _ops(x))
 
 
 def over_channels(x: Map, names: Sequence[str]) -> Map:
-    """Those of "mean" and "max" that are named, over the channels, side by side: `(B, H, W, n)`."""
+    """The named statistics ("mean", "max") over the channels, concatenated: `(B, H, W, n)`."""
     found = _statistics(values(x), -1, names, _ops(x))
     maps = jnp.stack([found[name] for name in names], axis=-1)
     if not isinstance(x, FeatureMap):

@@ -1,11 +1,11 @@
 """Which implementation of each op a model uses: by platform and shape.
 
-On a TPU a program of this model is bound by passes over its large maps, not by arithmetic
-(docs/performance.md), so each implementation saves passes, or makes each shorter. A vector register
-has 128 lanes. The first stages have too few channels to fill them and large maps to broadcast along
-the channels, so there the images of the batch lie in the lanes. Where a device has fewer than 128
-images, each is cut into bands of rows, which lie side by side like images and exchange the rows at
-their edges in every convolution.
+On a TPU this model is bound by passes over its large maps, not by arithmetic (docs/performance.md),
+so each implementation saves passes or makes them cheaper. A vector register has 128 lanes. The
+first stages have too few channels to fill them and large maps to broadcast along the channels, so
+there the lanes hold the images of the batch. Where a device has fewer than 128 images, each is cut
+into bands of rows, stacked along the batch axis, which exchange their edge rows in every
+convolution.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from cbam_flax.models.ops.statistics import cpu as cpu_statistics
 from cbam_flax.models.ops.statistics import tpu as tpu_statistics
 from cbam_flax.models.ops.tpu import CHANNELS_LAST, IMAGES_LAST, LANES
 
-# Numbers of a map that stays in a CPU's last cache, in float32.
+# Elements of a float32 map that stays in a CPU's last-level cache.
 CACHED = 2**22
 MAX_BANDS = 4  # cheap while a band has many more rows than the two at its edges
 STAGES = 4
@@ -38,10 +38,10 @@ def ops_for(
     """The ops of each of the model's four stages.
 
     Args:
-        platform: "cpu", "gpu" or "tpu"; of any other, the references.
+        platform: "cpu", "gpu" or "tpu"; any other: the references.
         images_per_device: in a step.
         rows: of pixels of each image, or None where they are not known.
-        split: devices share an image, so XLA must be able to split the ops over rows.
+        split: devices share each image, so XLA must be able to split the ops over rows.
     """
     if platform == "cpu" and not split:
         return (CPU,) * STAGES
@@ -51,7 +51,7 @@ def ops_for(
 
 
 def _chunk(shape: Sequence[int], features: int) -> int:
-    """As many images as leave their maps in the cache; all where devices may share the batch."""
+    """As many images as keep their maps in the cache; all where devices may share the batch."""
     images, height, width, _ = shape
     if jax.device_count() > 1:
         return images
@@ -64,7 +64,7 @@ CPU = Ops(
     gate_conv=cpu_gate_convolution.gate_conv,
     product=cpu_product.product,
     mean_and_max=cpu_statistics.mean_and_max,
-    moments=cpu_statistics.moments,
+    position_statistics=cpu_statistics.position_statistics,
     chunk=_chunk,
 )
 CHANNELS_IN_LANES = Ops(
@@ -72,29 +72,29 @@ CHANNELS_IN_LANES = Ops(
     gate_conv=tpu_gate_convolution.gate_conv,
     mean_and_max=tpu_statistics.mean_and_max,
     pool=partial(tpu_pooling.pool, layout=CHANNELS_LAST),
-    moments=tpu_statistics.moments,
+    position_statistics=tpu_statistics.position_statistics,
 )
-# XLA would bring the pooling windows of all of a shared image together.
+# With the TPU pooling, XLA would gather all windows of a shared image on each device.
 SHARED_IMAGES = CHANNELS_IN_LANES._replace(pool=reference_pooling.pool)
 
 
 @cache
 def images_in_lanes(bands: int) -> Ops:
-    """For the first stages, where the images, cut into so many bands, fill the lanes."""
+    """For the first stages, where the images, each cut into `bands`, fill the lanes."""
     return CHANNELS_IN_LANES._replace(
         conv=partial(tpu_convolution.band_conv, bands=bands),
         pool=partial(tpu_pooling.pool, layout=IMAGES_LAST),
-        moments=partial(tpu_statistics.moments, bands=bands),
+        position_statistics=partial(tpu_statistics.position_statistics, bands=bands),
         affine=partial(tpu_affine.affine, bands=bands),
         bands=bands,
     )
 
 
 def _tpu(images_per_device: int, rows: int | None) -> tuple[Ops, ...]:
-    """Images of an unknown number of rows, None, are not cut into bands."""
+    """Images with an unknown number of rows (None) are not cut into bands."""
     bands = max(LANES // images_per_device, 1)
     fills = images_per_device * bands % LANES == 0
     # A band's rows are halved twice.
-    whole = bands == 1 or (bands <= MAX_BANDS and rows is not None and rows % (4 * bands) == 0)
-    early = images_in_lanes(bands) if fills and whole else CHANNELS_IN_LANES
+    even = bands == 1 or (bands <= MAX_BANDS and rows is not None and rows % (4 * bands) == 0)
+    early = images_in_lanes(bands) if fills and even else CHANNELS_IN_LANES
     return (early,) * 2 + (CHANNELS_IN_LANES,) * 2

@@ -1,13 +1,13 @@
-"""Draws radiograph-like chest films with soft opacities in them. No pixel of them is of a person.
+"""Draws synthetic chest radiographs with soft opacities. No pixel of them shows a person.
 
-A film is built the way an X-ray is: thicknesses of tissue, air and bone are added up along the
-beam (`anatomy`, `findings`) on a coarse `canvas` in body coordinates; `film` adds scatter, sets the
-exposure and maps the canvas to the film; only grain and lettering are made at full resolution.
+Thicknesses of tissue, air and bone are added up along the beam (`anatomy`, `findings`), as in an
+X-ray, on a coarse `canvas` in body coordinates; `radiograph` adds scatter, sets the exposure and
+maps the canvas to the image; only grain and lettering are made at full resolution.
 """
 
 from data_prep.synthetic.phantom.anatomy import Body
-from data_prep.synthetic.phantom.canvas import FILM
-from data_prep.synthetic.phantom.film import Film, render
+from data_prep.synthetic.phantom.canvas import SIDE
 from data_prep.synthetic.phantom.findings import BOX_SIDE, FINDINGS, Box
+from data_prep.synthetic.phantom.radiograph import Drawn, render
 
-__all__ = ["BOX_SIDE", "FILM", "FINDINGS", "Body", "Box", "Film", "render"]
+__all__ = ["BOX_SIDE", "FINDINGS", "SIDE", "Body", "Box", "Drawn", "render"]

@@ -1,4 +1,4 @@
-"""A patient, and the layers of tissue, air and bone that a chest film of them adds up.
+"""A patient, and the layers of tissue, air and bone that a chest radiograph of them adds up.
 
 Every function returns a layer of the whole canvas, in units in which the chest is about 1 thick.
 """
@@ -27,7 +27,7 @@ from data_prep.synthetic.phantom.canvas import (
 
 @dataclasses.dataclass(frozen=True)
 class Body:
-    """What stays the same in all films of one patient. Lengths in body units."""
+    """What stays the same in all images of one patient. Lengths in body units."""
 
     female: bool
     lung_width: float  # from the midline to the lateral wall
@@ -55,7 +55,7 @@ class Body:
         )
 
     def in_bed(self, rng: np.random.Generator) -> "Body":
-        """The same patient in an AP film: breath not held, heart nearer to the tube."""
+        """The same patient in an AP image: breath not held, heart nearer to the tube."""
         return dataclasses.replace(
             self, dome=self.dome - rng.uniform(0.08, 0.2), heart=self.heart * rng.uniform(1.05, 1.2)
         )

@@ -1,14 +1,14 @@
 """Drawing on the phantom's canvas, a coarse square in body coordinates.
 
-x runs to the image's right and y down; the film shows about [-1, 1] both ways and the canvas a
-little more, so that the film can be tilted and shifted on it. Layers are uint8 0..255 while shapes
+x runs to the image's right and y down; the image shows about [-1, 1] both ways and the canvas a
+little more, so that the image can be tilted and shifted on it. Layers are uint8 0..255 while shapes
 are drawn into them, and float32 once they are blurred into thicknesses.
 """
 
 import cv2
 import numpy as np
 
-FILM = 1024  # pixels of the finished film, as in the challenge
+SIDE = 1024  # pixels of the finished image, as in the challenge
 CANVAS = 512
 HALF = 1.15  # body units from the canvas' centre to its edge
 SCALE = CANVAS / (2 * HALF)  # canvas pixels per body unit
@@ -82,5 +82,5 @@ def grid(size: int = CANVAS) -> tuple[np.ndarray, np.ndarray]:
 
 
 def step(t: np.ndarray) -> np.ndarray:
-    """The logistic function, which cannot overflow in this form."""
+    """The logistic function, written so that it cannot overflow."""
     return 0.5 + 0.5 * np.tanh(0.5 * t)

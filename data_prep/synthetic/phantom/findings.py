@@ -1,4 +1,4 @@
-"""What can be wrong in a chest film: opacities, which have boxes, and findings that have none."""
+"""What a chest radiograph can show: opacities, which have boxes, and findings that have none."""
 
 import cv2
 import numpy as np
@@ -6,8 +6,8 @@ import numpy as np
 from data_prep.synthetic.phantom.anatomy import Body
 from data_prep.synthetic.phantom.canvas import (
     CANVAS,
-    FILM,
     SCALE,
+    SIDE,
     Points,
     blank,
     blur,
@@ -21,14 +21,14 @@ from data_prep.synthetic.phantom.canvas import (
 )
 
 FINDINGS = ("large heart", "nodule", "tubes", "effusion", "atelectasis")
-BOX_SIDE = (150, 400)  # pixels of the film
-Box = tuple[int, int, int, int]  # x, y, width, height in pixels of the film
+BOX_SIDE = (150, 400)  # pixels of the image
+Box = tuple[int, int, int, int]  # x, y, width, height in pixels of the image
 
 _COARSE = 4  # opacities are placed on a canvas that many times smaller
 
 
 def opacities(
-    rng: np.random.Generator, count: int, lungs: list[np.ndarray], film_map: np.ndarray
+    rng: np.random.Generator, count: int, lungs: list[np.ndarray], canvas_to_image: np.ndarray
 ) -> tuple[np.ndarray, list[Box]]:
     """The share of the air that `count` consolidations replace (canvas), and their boxes.
 
@@ -39,16 +39,16 @@ def opacities(
     first = int(rng.integers(2))
     second = 1 - first if rng.random() < 0.75 else first
     for lung in [first, second, int(rng.integers(2))][:count]:
-        cloud, box = _opacity(rng, lungs[lung], film_map, boxes)
+        cloud, box = _opacity(rng, lungs[lung], canvas_to_image, boxes)
         lost = 1 - (1 - lost) * (1 - cloud)
         boxes.append(box)
     return lost, boxes
 
 
 def _opacity(
-    rng: np.random.Generator, lung: np.ndarray, film_map: np.ndarray, taken: list[Box]
+    rng: np.random.Generator, lung: np.ndarray, canvas_to_image: np.ndarray, taken: list[Box]
 ) -> tuple[np.ndarray, Box]:
-    """One consolidation as the share of air it replaces (canvas), and its box on the film.
+    """One consolidation as the share of air it replaces (canvas), and its box in the image.
 
     Draws places and sizes until the box is BOX_SIDE and clear of most of the `taken` ones.
     """
@@ -64,22 +64,22 @@ def _opacity(
         reach = np.hypot((x - x[0, columns[pick]]) / wide, (y - y[rows[pick], 0]) / high)
         ragged = reach + 0.16 * clouds(rng, 14, size)
         cloud = np.clip((1.15 - ragged) / 0.45, 0, 1).astype(np.float32)
-        box = _box_on_film((cloud > 0.3) & inside, film_map)
+        box = _box_on_image((cloud > 0.3) & inside, canvas_to_image)
         if box and all(_overlap(box, other) < crowd for other in taken):
             share = rng.uniform(0.42, 0.8) * cv2.resize(cloud, (CANVAS, CANVAS))
             mottled = share * (1 + rng.uniform(0.05, 0.22) * (clouds(rng, 36) + clouds(rng, 90)))
             return np.clip(mottled, 0, 0.95), box
 
 
-def _box_on_film(mask: np.ndarray, film_map: np.ndarray) -> Box | None:
-    """The upright box round a coarse mask, on the film; None when it is not of BOX_SIDE."""
+def _box_on_image(mask: np.ndarray, canvas_to_image: np.ndarray) -> Box | None:
+    """The upright box round a coarse mask, in the image; None when it is not of BOX_SIDE."""
     rows, columns = np.nonzero(mask)
     if not rows.size:
         return None
     points = (np.stack([columns, rows], 1) + 0.5) * _COARSE
-    mapped = points @ film_map[:, :2].T + film_map[:, 2]
+    mapped = points @ canvas_to_image[:, :2].T + canvas_to_image[:, 2]
     low = np.floor(mapped.min(0)).clip(0).astype(int)
-    high = np.ceil(mapped.max(0)).clip(max=FILM).astype(int)
+    high = np.ceil(mapped.max(0)).clip(max=SIDE).astype(int)
     width, height = (int(side) for side in high - low)
     if not all(BOX_SIDE[0] <= side <= BOX_SIDE[1] for side in (width, height)):
         return None

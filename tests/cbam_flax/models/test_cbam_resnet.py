@@ -241,11 +241,11 @@ def test_eight_devices_equal_one(dtype, bound, jit, random_variables):
 
         def run(devices):
             mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
-            split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+            split, replicated = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
             placed = jax.device_put(x, split)
             assert len(placed.addressable_shards) == devices
             return jax.device_get(
-                jit(step, in_shardings=(whole, split), out_shardings=whole)(
+                jit(step, in_shardings=(replicated, split), out_shardings=replicated)(
                     variables["params"], placed
                 )
             )

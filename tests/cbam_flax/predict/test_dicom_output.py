@@ -26,7 +26,7 @@ def header(tmp_path, write_dicom):
         "AccessionNumber": "A1",
     }
     image = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    return read_radiograph(write_dicom(tmp_path / "film.dcm", image, **attributes)).header
+    return read_radiograph(write_dicom(tmp_path / "image.dcm", image, **attributes)).header
 
 
 def saved(dataset: pydicom.Dataset, path) -> pydicom.Dataset:
@@ -93,7 +93,7 @@ def test_the_report_holds_score_decision_and_source(header, tmp_path, decision, 
     assert evidence.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == header["sop_instance_uid"]
 
 
-def test_a_film_out_of_scope_gets_a_score_and_no_decision(header, tmp_path):
+def test_an_image_out_of_scope_gets_a_score_and_no_decision(header, tmp_path):
     source = dicom_output.source_dataset(header)
     report = dicom_output.structured_report(source, 0.9, None, ["view=LL"], BUNDLE)
     items = report_items(saved(report, tmp_path / "sr.dcm"))

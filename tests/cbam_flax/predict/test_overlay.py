@@ -17,7 +17,7 @@ def test_the_map_lands_where_it_was_seen():
 
 def test_the_letterbox_margin_is_cut_off():
     attention = np.zeros((8, 8), np.float32)
-    attention[:, :2] = 1  # lies wholly in the margin of a film that fills columns 2 to 6
+    attention[:, :2] = 1  # lies wholly in the margin of a image that fills columns 2 to 6
     box = np.array([0.0, 0.25, 1.0, 0.75])
     placed = overlay.place(attention, box, (64, 32))
     assert placed[:, 8:].max() == 0
@@ -36,21 +36,21 @@ def test_a_panel_keeps_aspect_and_grey_levels():
     assert overlay.scale_to_panel(np.zeros((10, 20), np.uint8)).shape == (384, 768)
 
 
-def test_the_film_stays_visible_on_the_left_and_under_low_attention():
+def test_the_image_stays_visible_on_the_left_and_under_low_attention():
     panel = np.random.default_rng(0).integers(0, 256, (768, 500), np.uint8)
     attention = np.zeros((4, 4), np.float32)
     attention[3] = 0.9
     picture = overlay.draw(panel, attention, WHOLE, ["name", "score"])
     assert picture.shape == (overlay.STRIP + 768, 1000, 3)
-    film = np.repeat(panel[..., None], 3, 2)
-    np.testing.assert_array_equal(picture[overlay.STRIP :, :500], film)
+    image = np.repeat(panel[..., None], 3, 2)
+    np.testing.assert_array_equal(picture[overlay.STRIP :, :500], image)
     top, bottom = picture[overlay.STRIP :, 500:][:90], picture[overlay.STRIP :, 500:][-90:]
-    np.testing.assert_array_equal(top, film[:90])
-    assert np.abs(bottom.astype(int) - film[-90:]).mean() > 30
+    np.testing.assert_array_equal(top, image[:90])
+    assert np.abs(bottom.astype(int) - image[-90:]).mean() > 30
     assert picture[: overlay.STRIP].max() > 200  # the words
 
 
-def test_a_model_without_a_map_shows_the_film_twice():
+def test_a_model_without_a_map_shows_the_image_twice():
     panel = np.random.default_rng(0).integers(0, 256, (768, 500), np.uint8)
     picture = overlay.draw(panel, np.zeros((1, 1), np.float32), WHOLE, ["name"])
     np.testing.assert_array_equal(picture[overlay.STRIP :, :500], picture[overlay.STRIP :, 500:])
@@ -62,7 +62,7 @@ def test_png_keeps_every_pixel_and_its_colour():
     np.testing.assert_array_equal(decoded[..., ::-1], picture)
 
 
-def test_the_words_fit_over_a_narrow_film():
+def test_the_words_fit_over_a_narrow_image():
     panel = np.full((768, 100), 7, np.uint8)
     picture = overlay.draw(panel, np.zeros((1, 1), np.float32), WHOLE, ["name"])
     assert picture.shape == (overlay.STRIP + 768, overlay.MIN_WIDTH, 3)

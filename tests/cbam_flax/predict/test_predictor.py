@@ -17,7 +17,7 @@ from data_prep.dicom import DicomRefusal
 
 SIZE = 32
 RNG = np.random.default_rng(0)
-FILMS = [RNG.integers(0, 256, (SIZE, SIZE), np.uint8) // (i + 1) for i in range(9)]
+IMAGES = [RNG.integers(0, 256, (SIZE, SIZE), np.uint8) // (i + 1) for i in range(9)]
 
 
 def expected(image: np.ndarray) -> float:
@@ -67,8 +67,8 @@ def toy(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture
-def films(tmp_path, write_dicom) -> list[pathlib.Path]:
-    return [write_dicom(tmp_path / f"film{i}.dcm", image) for i, image in enumerate(FILMS)]
+def radiographs(tmp_path, write_dicom) -> list[pathlib.Path]:
+    return [write_dicom(tmp_path / f"image{i}.dcm", image) for i, image in enumerate(IMAGES)]
 
 
 def read_csv(path: pathlib.Path) -> list[dict[str, str]]:
@@ -76,17 +76,17 @@ def read_csv(path: pathlib.Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_arrays_and_paths_alone_and_together(toy, films):
+def test_arrays_and_paths_alone_and_together(toy, radiographs):
     predictor = Predictor.load(toy)
-    probabilities = predictor.predict(films)
+    probabilities = predictor.predict(radiographs)
     assert probabilities.dtype == np.float32
-    np.testing.assert_allclose(probabilities, [expected(film) for film in FILMS], rtol=1e-6)
-    mixed = predictor.predict([films[3], FILMS[4], str(films[5])])
+    np.testing.assert_allclose(probabilities, [expected(image) for image in IMAGES], rtol=1e-6)
+    mixed = predictor.predict([radiographs[3], IMAGES[4], str(radiographs[5])])
     np.testing.assert_allclose(mixed, probabilities[3:6], rtol=1e-6)
-    for single in (films[2], str(films[2]), FILMS[2]):
+    for single in (radiographs[2], str(radiographs[2]), IMAGES[2]):
         np.testing.assert_allclose(predictor.predict(single), probabilities[2:3], rtol=1e-6)
     assert predictor.predict([]).shape == (0,)
-    np.testing.assert_allclose(predictor.predict(FILMS), probabilities, rtol=1e-6)
+    np.testing.assert_allclose(predictor.predict(IMAGES), probabilities, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -101,12 +101,12 @@ def test_an_array_that_could_be_mistaken_is_refused(toy, array):
 def test_sixteen_bits_and_another_shape_are_fitted_as_for_training(toy):
     image = np.full((128, 64), 257 * 100, np.uint16)
     [probability] = Predictor.load(toy).predict(image)
-    # Letterboxed: half of the square is the film, the rest is black.
+    # Letterboxed: half of the square is the image, the rest is black.
     assert probability == pytest.approx(1 / (1 + np.exp(-(8 * 100 / 255 / 2 - 2))), rel=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_the_batch_size_changes_nothing_and_compiles_once(toy, films, batch_size):
+def test_the_batch_size_changes_nothing_and_compiles_once(toy, radiographs, batch_size):
     predictor = Predictor.load(toy, batch_size=batch_size)
     function, shapes = predictor._function, set()
 
@@ -115,8 +115,8 @@ def test_the_batch_size_changes_nothing_and_compiles_once(toy, films, batch_size
         return function(images)
 
     predictor._function = spy
-    probabilities = predictor.predict(films)
-    np.testing.assert_allclose(probabilities, [expected(film) for film in FILMS], rtol=1e-6)
+    probabilities = predictor.predict(radiographs)
+    np.testing.assert_allclose(probabilities, [expected(image) for image in IMAGES], rtol=1e-6)
     assert len(shapes) == 1
 
 
@@ -126,13 +126,13 @@ def test_an_unusable_file_is_refused_by_name(toy, tmp_path):
         Predictor.load(toy).predict(tmp_path / "page.dcm")
 
 
-def test_good_films_are_scored_between_bad_ones(toy, films, tmp_path, write_dicom):
+def test_good_radiographs_are_scored_between_bad_ones(toy, radiographs, tmp_path, write_dicom):
     bad = tmp_path / "bad"
     bad.mkdir()
     (bad / "page.html").write_text("<html>" * 99)
     write_dicom(bad / "flat.dcm", np.zeros((8, 8), np.uint8))
     (bad / "empty.dcm").write_bytes(b"")
-    paths = [films[0], bad, *films[1:]]
+    paths = [radiographs[0], bad, *radiographs[1:]]
     sources = reader.find_files(paths, skip=tmp_path / "out")
     out = tmp_path / "out"
     out.mkdir()
@@ -140,10 +140,10 @@ def test_good_films_are_scored_between_bad_ones(toy, films, tmp_path, write_dico
     summary = score_files(predictor, sources, out, workers=2)
     assert summary == Summary(scored=9, refused=3, without_dicom=0)
     rows = read_csv(out / "predictions.csv")
-    assert [row["image_id"] for row in rows] == [f"film{i}" for i in range(9)]
+    assert [row["image_id"] for row in rows] == [f"image{i}" for i in range(9)]
     found = [float(row["probability"]) for row in rows]
-    np.testing.assert_allclose(found, [expected(film) for film in FILMS], rtol=1e-6)
-    decisions = ["pneumonia" if expected(film) >= 0.5 else "clear" for film in FILMS]
+    np.testing.assert_allclose(found, [expected(image) for image in IMAGES], rtol=1e-6)
+    decisions = ["pneumonia" if expected(image) >= 0.5 else "clear" for image in IMAGES]
     assert set(decisions) == {"pneumonia", "clear"}
     assert [row["decision"] for row in rows] == decisions
     rejected = {pathlib.Path(r["file"]).name: r["code"] for r in read_csv(out / "rejected.csv")}
@@ -152,22 +152,22 @@ def test_good_films_are_scored_between_bad_ones(toy, films, tmp_path, write_dico
 
 
 def test_out_of_scope_is_flagged_and_not_decided(toy, tmp_path, write_dicom):
-    path = write_dicom(tmp_path / "knee.dcm", FILMS[0], BodyPartExamined="KNEE", ViewPosition="LL")
+    path = write_dicom(tmp_path / "knee.dcm", IMAGES[0], BodyPartExamined="KNEE", ViewPosition="LL")
     sources = reader.find_files([path], skip=tmp_path / "out")
     score_files(Predictor.load(toy), sources, tmp_path, workers=0)
     [row] = read_csv(tmp_path / "predictions.csv")
     assert row["decision"] == "out of scope"
     assert row["flags"] == "body_part=KNEE;view=LL"
-    assert float(row["probability"]) == pytest.approx(expected(FILMS[0]), rel=1e-6)
+    assert float(row["probability"]) == pytest.approx(expected(IMAGES[0]), rel=1e-6)
 
 
 def test_names_of_any_bytes_and_length_are_written(toy, tmp_path, write_dicom):
-    film = write_dicom(tmp_path / "film.dcm", FILMS[0]).read_bytes()
+    image = write_dicom(tmp_path / "image.dcm", IMAGES[0]).read_bytes()
     folder = tmp_path / "in"
     folder.mkdir()
     for name in (b"caf\xe9.dcm", b"x" * 251 + b".dcm", b"y" * 255):
         with open(os.path.join(os.fsencode(folder), name), "wb") as file:
-            file.write(film)
+            file.write(image)
     sources = reader.find_files([folder], skip=tmp_path / "out")
     out = tmp_path / "out"
     out.mkdir()
@@ -178,27 +178,27 @@ def test_names_of_any_bytes_and_length_are_written(toy, tmp_path, write_dicom):
     assert b"caf\xe9.dcm" in (out / "predictions.csv").read_bytes()
 
 
-def test_pictures_and_dicom_lie_beside_the_table(toy, films, tmp_path, write_dicom):
+def test_pictures_and_dicom_lie_beside_the_table(toy, radiographs, tmp_path, write_dicom):
     pydicom = pytest.importorskip("pydicom")
     pytest.importorskip("highdicom")
-    anonymous = write_dicom(tmp_path / "anonymous.dcm", FILMS[0], StudyInstanceUID=None)
-    sources = reader.find_files([*films[:2], anonymous], skip=tmp_path / "out")
+    anonymous = write_dicom(tmp_path / "anonymous.dcm", IMAGES[0], StudyInstanceUID=None)
+    sources = reader.find_files([*radiographs[:2], anonymous], skip=tmp_path / "out")
     out = tmp_path / "out"
     out.mkdir()
     summary = score_files(Predictor.load(toy), sources, out, workers=2, overlays=True, dicom=True)
     assert summary.without_dicom == 1
     names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.[pd]*"))
     assert names == [
-        "dicom/film0-sc.dcm",
-        "dicom/film0-sr.dcm",
-        "dicom/film1-sc.dcm",
-        "dicom/film1-sr.dcm",
+        "dicom/image0-sc.dcm",
+        "dicom/image0-sr.dcm",
+        "dicom/image1-sc.dcm",
+        "dicom/image1-sr.dcm",
         "overlays/anonymous.png",
-        "overlays/film0.png",
-        "overlays/film1.png",
+        "overlays/image0.png",
+        "overlays/image1.png",
     ]
-    report = pydicom.dcmread(out / "dicom" / "film1-sr.dcm")
-    assert report.StudyInstanceUID == pydicom.dcmread(films[1]).StudyInstanceUID
+    report = pydicom.dcmread(out / "dicom" / "image1-sr.dcm")
+    assert report.StudyInstanceUID == pydicom.dcmread(radiographs[1]).StudyInstanceUID
 
 
 def test_a_damaged_bundle_is_refused_before_it_scores(toy, tmp_path):

@@ -37,12 +37,12 @@ def test_a_file_named_twice_is_taken_once_and_the_given_order_stays(tmp_path):
 
 
 def test_equal_stems_get_names_of_their_own(tmp_path):
-    for name in ("1/film.dcm", "2/film.dcm", "other.dcm"):
+    for name in ("1/image.dcm", "2/image.dcm", "other.dcm"):
         touch(tmp_path / name)
     ids = [source.image_id for source in reader.find_files([tmp_path], skip=tmp_path / "out")]
     assert len(set(ids)) == 3
     assert "other" in ids
-    assert all(id.startswith("film-") for id in ids if id != "other")
+    assert all(id.startswith("image-") for id in ids if id != "other")
 
 
 def test_missing_and_empty_paths_are_named(tmp_path):
@@ -55,27 +55,27 @@ def test_missing_and_empty_paths_are_named(tmp_path):
 def test_only_what_can_be_read_to_its_end_is_taken(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "dangling.dcm").symlink_to(tmp_path / "gone.dcm")
-    touch(tmp_path / "film.dcm")
+    touch(tmp_path / "image.dcm")
     found = reader.find_files([tmp_path], skip=tmp_path / "out")
-    assert names(found) == ["dangling.dcm", "film.dcm"]
+    assert names(found) == ["dangling.dcm", "image.dcm"]
     with pytest.raises(UserError, match="neither a file nor a folder"):
         reader.find_files([tmp_path / "pipe"], skip=tmp_path / "out")
 
 
-def test_a_film_is_read_as_it_is_for_training_and_says_where_it_lies(tmp_path, write_dicom):
-    path = write_dicom(tmp_path / "film.dcm", GRADIENT)
-    source = reader.Source(7, "film", path)
-    film = reader.read_film(reader.Task(source, PREPROCESSING, with_panel=True))
-    assert isinstance(film, reader.Film)
-    assert film.source == source
-    assert film.header["view_position"] == "PA"
-    np.testing.assert_allclose(film.box, [0, 0.25, 1, 0.75])
-    assert not film.square[:, :8].any()
+def test_an_image_is_read_as_it_is_for_training_and_says_where_it_lies(tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "image.dcm", GRADIENT)
+    source = reader.Source(7, "image", path)
+    decoded = reader.read_file(reader.Task(source, PREPROCESSING, with_panel=True))
+    assert isinstance(decoded, reader.Decoded)
+    assert decoded.source == source
+    assert decoded.header["view_position"] == "PA"
+    np.testing.assert_allclose(decoded.box, [0, 0.25, 1, 0.75])
+    assert not decoded.square[:, :8].any()
     # Each cell is the mean of 2 x 2 pixels, in 255ths of the full range.
     expected = GRADIENT.reshape(32, 2, 16, 2).mean((1, 3)) / 257
-    np.testing.assert_allclose(film.square[:, 8:24], expected, atol=1)
-    assert film.panel.shape == (768, 384)
-    assert reader.read_film(reader.Task(source, PREPROCESSING, with_panel=False)).panel is None
+    np.testing.assert_allclose(decoded.square[:, 8:24], expected, atol=1)
+    assert decoded.panel.shape == (768, 384)
+    assert reader.read_file(reader.Task(source, PREPROCESSING, with_panel=False)).panel is None
 
 
 def test_refusals_keep_their_codes_and_stop_nothing(tmp_path, write_dicom):
@@ -88,8 +88,8 @@ def test_refusals_keep_their_codes_and_stop_nothing(tmp_path, write_dicom):
         for i, path in enumerate([good, text, flat, tmp_path / "gone.dcm"])
     ]
     for workers in (0, 2):
-        results = {item.source.index: item for item in reader.read_films(tasks, workers)}
-        assert isinstance(results[0], reader.Film)
+        results = {item.source.index: item for item in reader.read_files(tasks, workers)}
+        assert isinstance(results[0], reader.Decoded)
         codes = [results[i].refusal.code for i in (1, 2, 3)]
         assert codes == ["not_dicom", "constant", "unreadable"]
 

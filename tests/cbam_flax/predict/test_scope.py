@@ -3,7 +3,7 @@ import pytest
 from cbam_flax.export.run_record import SCOPE
 from cbam_flax.predict.scope import out_of_scope
 
-FILM = {"modality": "CR", "view_position": "PA", "body_part": "CHEST", "series_description": ""}
+FRONTAL = {"modality": "CR", "view_position": "PA", "body_part": "CHEST", "series_description": ""}
 
 
 @pytest.mark.parametrize(
@@ -16,8 +16,8 @@ FILM = {"modality": "CR", "view_position": "PA", "body_part": "CHEST", "series_d
         {"view_position": "", "series_description": "Bilateral opacities, platelike"},
     ],
 )
-def test_a_frontal_chest_film_or_a_silent_header_is_in_scope(header):
-    assert out_of_scope(FILM | header, SCOPE) == []
+def test_a_frontal_chest_image_or_a_silent_header_is_in_scope(header):
+    assert out_of_scope(FRONTAL | header, SCOPE) == []
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,9 @@ def test_a_frontal_chest_film_or_a_silent_header_is_in_scope(header):
     ],
 )
 def test_what_the_header_says_against_it_is_named(header, flags):
-    assert out_of_scope(FILM | header, SCOPE) == flags
+    assert out_of_scope(FRONTAL | header, SCOPE) == flags
 
 
 def test_a_stated_frontal_view_outweighs_a_description():
-    header = FILM | {"view_position": "PA", "series_description": "Chest PA and lateral"}
+    header = FRONTAL | {"view_position": "PA", "series_description": "Chest PA and lateral"}
     assert out_of_scope(header, SCOPE) == []

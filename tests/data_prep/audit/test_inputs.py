@@ -8,11 +8,11 @@ from data_prep.mapping import read_mapping
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR AS")
 
 
-def test_films(rsna_folder):
+def test_images(rsna_folder):
     raw = epath.Path(rsna_folder)
     table = inputs.read_table(raw, read_mapping(raw / "mapping.json"))
     (raw / "stage_2_train_images" / "film-001.dcm").write_bytes(b"")
-    headers, pairs = inputs.look_at_films(raw, table.ids, workers=0)
+    headers, pairs = inputs.look_at_images(raw, table.ids, workers=0)
     assert headers["film-000"] == {"view": "PA", "sex": "F", "age": "51", "spacing": "0.2"}
     assert headers["film-001"] == {}
     # The same phantom, brighter or darker: all alike, but for the one that cannot be read.
@@ -20,11 +20,11 @@ def test_films(rsna_folder):
     assert 1 not in pairs
 
 
-def test_no_film_can_be_read(rsna_folder):
+def test_no_image_can_be_read(rsna_folder):
     raw = epath.Path(rsna_folder)
     for path in (raw / "stage_2_train_images").iterdir():
         path.write_bytes(b"")
-    headers, pairs = inputs.look_at_films(raw, ["film-000"], workers=0)
+    headers, pairs = inputs.look_at_images(raw, ["film-000"], workers=0)
     assert headers == {"film-000": {}}
     assert pairs.shape == (0, 2)
 

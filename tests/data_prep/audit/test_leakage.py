@@ -13,7 +13,7 @@ def rows(*numbers):
     return np.isin(np.arange(7), numbers)
 
 
-def test_a_split_by_row_leaks_the_film_itself():
+def test_a_split_by_row_leaks_the_image_itself():
     found = leakage(LABEL, PATIENT, IMAGE_OF_ROW, rows(1, 3, 4), rows(0, 2, 5, 6))
     # In test: images 0 (also in train), 1 (its patient is in train), 4, 5.
     assert found["images"] == 1 / 4

@@ -6,7 +6,7 @@ from data_prep.audit.near_duplicates import MAX_DISTANCE, find_pairs, look_at, p
 from data_prep.dicom import DicomRefusal
 
 
-def film(seed):
+def draw(seed):
     noise = np.random.default_rng(seed).normal(size=(24, 24)).astype(np.float32)
     smooth = cv2.resize(noise, (300, 300), interpolation=cv2.INTER_CUBIC)
     return cv2.normalize(smooth, None, 20, 220, cv2.NORM_MINMAX).astype(np.uint8)
@@ -16,19 +16,19 @@ def distance(a, b):
     return int(np.bitwise_count(perceptual_hash(a) ^ perceptual_hash(b)).sum())
 
 
-def test_the_same_film_after_resizing_compression_and_contrast():
+def test_the_same_image_after_resizing_compression_and_contrast():
     for seed in range(5):
-        image = film(seed)
+        image = draw(seed)
         again = cv2.resize(image, (211, 211), interpolation=cv2.INTER_AREA)
         again = simplejpeg.encode_jpeg(
             cv2.convertScaleAbs(again, alpha=0.9, beta=9)[..., None], 60, "GRAY"
         )
         assert distance(image, simplejpeg.decode_jpeg(again, "GRAY")[..., 0]) <= MAX_DISTANCE
-        assert distance(image, film(seed + 100)) > 2 * MAX_DISTANCE
+        assert distance(image, draw(seed + 100)) > 2 * MAX_DISTANCE
 
 
 def test_the_depth_makes_no_difference():
-    assert distance(film(0), film(0).astype(np.uint16) * 257) <= 2
+    assert distance(draw(0), draw(0).astype(np.uint16) * 257) <= 2
 
 
 def test_pairs_across_blocks():
@@ -40,5 +40,5 @@ def test_pairs_across_blocks():
     assert find_pairs(hashes, max_distance=2).tolist() == [[699, 700]]
 
 
-def test_a_film_that_cannot_be_read(tmp_path):
+def test_an_image_that_cannot_be_read(tmp_path):
     assert isinstance(look_at(tmp_path / "none.dcm"), DicomRefusal)

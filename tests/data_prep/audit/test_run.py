@@ -16,8 +16,8 @@ def table(rsna_folder):
     return inputs.read_table(epath.Path(rsna_folder), read_mapping(rsna_folder / "mapping.json"))
 
 
-def test_audit_of_a_folder_with_films(rsna_folder, table):
-    headers, pairs = inputs.look_at_films(epath.Path(rsna_folder), table.ids, workers=0)
+def test_audit_of_a_folder_with_images(rsna_folder, table):
+    headers, pairs = inputs.look_at_images(epath.Path(rsna_folder), table.ids, workers=0)
     result = json.loads(json.dumps(run.audit(table, headers, pairs, draws=3)))
     assert (result["images"], result["patients"], result["positive"]) == (40, 20, 14)
     assert result["leakage"]["by patient, as prepared"]["patients"]["value"] == 0

@@ -238,7 +238,7 @@ def test_odd_and_broken_files(shared_data):
     assert fuji[:, :40].mean() < fuji[:, 200:240].mean()  # air beside the patient is black
 
 
-def test_a_real_film_is_the_frame_in_it(shared_data):
+def test_a_real_radiograph_is_the_frame_in_it(shared_data):
     path = next((shared_data / "rsna_sample" / "stage_2_train_images").glob("*.dcm"))
     assert (
         np.abs(read_radiograph(path).image.astype(int) - pydicom.dcmread(path).pixel_array).max()

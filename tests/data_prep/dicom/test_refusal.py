@@ -11,5 +11,5 @@ def test_the_codes_are_a_closed_set():
 
 
 def test_it_comes_back_from_a_worker():
-    refusal = pickle.loads(pickle.dumps(DicomRefusal("truncated", "half a film")))
-    assert (refusal.code, str(refusal)) == ("truncated", "truncated: half a film")
+    refusal = pickle.loads(pickle.dumps(DicomRefusal("truncated", "half an image")))
+    assert (refusal.code, str(refusal)) == ("truncated", "truncated: half an image")

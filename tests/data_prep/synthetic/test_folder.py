@@ -26,8 +26,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def films():
-    """(label, film) of the first films of a seed."""
+def images():
+    """(label, drawn image) of the first images of a seed."""
     chosen = itertools.islice(planning.plans(11), 90)
     return [(bool(plan.opacities), draw(plan, 11)) for plan in chosen]
 
@@ -109,12 +109,12 @@ def test_files_do_not_depend_on_the_worker_count_and_a_longer_set_extends_a_shor
 ):
     write(tmp_path / "two", 4, seed=3, workers=2)
     whole, part = contents(folder), contents(tmp_path / "two")
-    films = {name for name in part if name.endswith(".dcm")}
-    assert len(films) == 4
-    assert {name: whole[name] for name in films} == {name: part[name] for name in films}
+    images = {name for name in part if name.endswith(".dcm")}
+    assert len(images) == 4
+    assert {name: whole[name] for name in images} == {name: part[name] for name in images}
 
 
-def test_another_seed_gives_other_films_and_ids(folder, tmp_path):
+def test_another_seed_gives_other_images_and_ids(folder, tmp_path):
     write(tmp_path / "other", 2, seed=4)
     assert not contents(folder).keys() & {
         name for name in contents(tmp_path / "other") if name.endswith(".dcm")
@@ -135,27 +135,27 @@ def test_labels_follow_the_rates_and_the_view_is_only_a_weak_shortcut():
     assert len({plan.image_id for plan in plans}) == 4000
 
 
-def test_a_patient_keeps_sex_and_age_through_several_films():
+def test_a_patient_keeps_sex_and_age_through_several_radiographs():
     plans = list(itertools.islice(planning.plans(0), 500))
     patients = {plan.patient: (plan.female, plan.age) for plan in plans}
     assert 150 < len(patients) < 300
     assert all(patients[plan.patient] == (plan.female, plan.age) for plan in plans)
 
 
-def test_boxes_are_whole_pixels_of_the_promised_size_inside_the_film(films):
-    for positive, film in films:
-        assert bool(film.boxes) == positive
-        for x, y, width, height in film.boxes:
+def test_boxes_are_whole_pixels_of_the_promised_size_inside_the_image(images):
+    for positive, drawn in images:
+        assert bool(drawn.boxes) == positive
+        for x, y, width, height in drawn.boxes:
             assert all(isinstance(side, int) for side in (x, y, width, height))
-            assert 0 <= x < x + width <= phantom.FILM
-            assert 0 <= y < y + height <= phantom.FILM
+            assert 0 <= x < x + width <= phantom.SIDE
+            assert 0 <= y < y + height <= phantom.SIDE
             assert phantom.BOX_SIDE[0] <= min(width, height)
             assert max(width, height) <= phantom.BOX_SIDE[1]
 
 
 @pytest.fixture(scope="module")
 def pairs():
-    """Films with an opacity, each with the same film without it."""
+    """Images with an opacity, each with the same image without it."""
     made = []
     for number in range(8):
         body = phantom.Body.draw(np.random.default_rng(number), female=bool(number % 2))
@@ -170,27 +170,27 @@ def pairs():
 
 
 def test_what_is_denser_is_in_the_box(pairs):
-    for film, clear in pairs:
-        x, y, width, height = film.boxes[0]
-        denser = film.image.astype(float) - clear.image
+    for drawn, clear in pairs:
+        x, y, width, height = drawn.boxes[0]
+        denser = drawn.image.astype(float) - clear.image
         inside = denser[y : y + height, x : x + width].mean()
         assert inside > 8
         assert inside > 8 * abs(denser.mean())
 
 
 def test_exposure_is_the_same_with_and_without_an_opacity(pairs):
-    for film, clear in pairs:
-        assert film.image.mean() == pytest.approx(clear.image.mean(), rel=0.01)
-        assert film.image.std() == pytest.approx(clear.image.std(), rel=0.01)
+    for drawn, clear in pairs:
+        assert drawn.image.mean() == pytest.approx(clear.image.mean(), rel=0.01)
+        assert drawn.image.std() == pytest.approx(clear.image.std(), rel=0.01)
 
 
-def test_brightness_does_not_tell_the_label(films):
-    labels = [label for label, _ in films]
+def test_brightness_does_not_tell_the_label(images):
+    labels = [label for label, _ in images]
     for statistic in (np.mean, np.std):
-        assert 0.33 < roc_auc_score(labels, [statistic(film.image) for _, film in films]) < 0.67
+        assert 0.33 < roc_auc_score(labels, [statistic(drawn.image) for _, drawn in images]) < 0.67
 
 
-def test_ap_films_have_the_higher_diaphragm_and_the_larger_heart():
+def test_ap_images_have_the_higher_diaphragm_and_the_larger_heart():
     body = phantom.Body.draw(np.random.default_rng(0), female=False)
     in_bed = body.in_bed(np.random.default_rng(0))
     assert in_bed.dome < body.dome
@@ -198,7 +198,7 @@ def test_ap_films_have_the_higher_diaphragm_and_the_larger_heart():
     upright, supine = (
         phantom.render(body, np.random.default_rng(0), view=view).image for view in ("PA", "AP")
     )
-    # Just above the upright diaphragm: air there, liver and heart in the film from the bed.
+    # Just above the upright diaphragm: air there, liver and heart in the image taken in bed.
     row = slice(580, 620)
     assert np.median(supine[row, 250:450]) > np.median(upright[row, 250:450])
 
@@ -229,7 +229,7 @@ def test_nothing_is_left_behind_when_drawing_fails(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("data_prep.synthetic.folder.write_film", fail)
+    monkeypatch.setattr("data_prep.synthetic.folder.write_radiograph", fail)
     with pytest.raises(OSError, match="disk full"):
         write(tmp_path / "set", 2)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The affine map for a TPU, whose registers want a whole vector of scales."""
+"""The affine map for a TPU, with full vectors of scales and offsets."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,9 @@ from jax import lax
 
 
 def affine(x: jax.Array, scale: jax.Array, offset: jax.Array, bands: int = 1) -> jax.Array:
-    """`forms.affine` with a number for every image, or band, and channel: a whole vector of them.
+    """`reference.affine` with scales expanded to every image (or band) and channel.
 
-    One number per channel would be spread over the lanes anew wherever it is used.
+    One number per channel would be broadcast over the lanes again at every use.
     """
     shape = x.shape[0], x.shape[-1]
     if scale.ndim == 1:

@@ -1,8 +1,8 @@
 """Convolutions for XLA:CPU.
 
-It convolves well, except where autodiff makes the window as large as the map (the gradient of a
-kernel) and where there are one or two channels. Winograd's algorithm convolves better still where
-there are enough channels. docs/performance.md has the times.
+XLA:CPU is fast at convolutions except kernel gradients, whose window is as large as the map, and
+inputs with one or two channels. With enough channels Winograd's algorithm is faster still.
+docs/performance.md has the times.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from jax import lax
 from cbam_flax.models.ops.convolution import winograd
 from cbam_flax.models.ops.convolution.reference import same
 
-# A batch of maps with no more numbers than this has its kernel gradient from lax, then the faster.
+# For maps with no more elements than this, lax's kernel gradient is faster.
 SMALL = 3 * 2**20
 BLOCK = 1024  # pixels whose channels stay in a core's cache while all taps read them
 Sizes = tuple[int, ...]
@@ -49,7 +49,7 @@ def _conv(x: jax.Array, kernel: jax.Array, rates: Sizes) -> jax.Array:
         return winograd.conv(x, kernel, rates[0])
     if x.shape[-1] != 1:
         return same(x, kernel, rates)
-    # The sum is computed within whatever reads it, which costs less than to write and read it.
+    # XLA fuses the sum into its consumers, which is cheaper than writing and reading it.
     padded = lax.optimization_barrier(_padded(x, kernel.shape, rates))
     taps = _taps(padded, x.shape[1], x.shape[2], kernel.shape, rates)
     return reduce(jnp.add, map(jnp.multiply, taps, kernel.reshape(-1, kernel.shape[-1])))
@@ -84,7 +84,7 @@ def _padded(x: jax.Array, kernel_shape: Sizes, rates: Sizes) -> jax.Array:
 def _taps(
     padded: jax.Array, height: int, width: int, kernel_shape: Sizes, rates: Sizes
 ) -> list[jax.Array]:
-    """For each tap of the kernel, row by row, what it reads of a padded map."""
+    """For each tap of the kernel, row by row, the part of a padded map that it reads."""
     (taps_down, taps_across), (down, across) = kernel_shape[:2], rates
     return [
         padded[:, i * down : i * down + height, j * across : j * across + width]
@@ -107,7 +107,7 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, kernel_shape: Sizes, rates: Si
     def add(block: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
         read = lax.dynamic_slice_in_dim(x, block * rows, rows + reach, 1)
         written = lax.dynamic_slice_in_dim(dy, block * rows, rows, 1)
-        # Turned round once, for all taps; without the barrier each product does it again.
+        # Transposed once, for all taps; without the barrier each product does it again.
         written = lax.optimization_barrier(written.reshape(-1, features).T)
         seen = _taps(read, rows, width, kernel_shape, rates)
         return [
@@ -123,7 +123,7 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, kernel_shape: Sizes, rates: Si
 def _one_channel_kernel_gradient(
     x: jax.Array, dy: jax.Array, kernel_shape: Sizes, rates: Sizes
 ) -> jax.Array:
-    """The maps that the taps read, side by side, in a single product with `dy`."""
+    """All taps' inputs stacked, in a single product with `dy`."""
     _, height, width, features = dy.shape
     seen = _taps(_padded(x, kernel_shape, rates)[..., 0], height, width, kernel_shape, rates)
     dtype = jnp.promote_types(dy.dtype, jnp.float32)

@@ -15,7 +15,7 @@ from cbam_flax.models.ops.tpu import IMAGES_LAST
 
 @jax.custom_vjp
 def _whole_gradient(x: jax.Array) -> jax.Array:
-    """x; its gradient is written to memory once and not computed again by each of its readers."""
+    """x; its gradient is materialised once instead of recomputed by each consumer."""
     return x
 
 
@@ -47,7 +47,7 @@ def band_conv(
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _band_conv(x: jax.Array, kernel: jax.Array, bands: int) -> jax.Array:
-    """Each band by itself, and what the rows next to it in its image add at its edges."""
+    """Convolves each band, then adds the contributions of the neighbouring rows at its edges."""
     y = same(x, kernel)
     above, below = _neighbours(x, bands)
     row = lax.broadcasted_iota(jnp.int32, y.shape, 1)
@@ -90,7 +90,7 @@ def _one_row(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _edges(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """First and last row, each `(B, 1, W, C)`.
 
-    By a convolution, which XLA fuses with what computes x: slices would have x written to memory.
+    By a convolution, which XLA fuses with the producer of x; slices would materialise x.
     """
     identity = jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), (2, 1, *x.shape[-1:] * 2))
     rows = lax.conv_general_dilated(
@@ -100,7 +100,7 @@ def _edges(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _neighbours(x: jax.Array, bands: int) -> tuple[jax.Array, jax.Array]:
-    """The rows above and below each band in its image, zero outside of it."""
+    """The rows above and below each band, zero outside the image."""
     edges = _edges(x)
     top, bottom = (rows.reshape(-1, bands, *rows.shape[1:]) for rows in edges)
     outside = jnp.zeros_like(top[:, :1])

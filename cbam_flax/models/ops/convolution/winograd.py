@@ -112,10 +112,10 @@ class Blocks(NamedTuple):
 
 
 def pays(shape: Sequence[int], kernel_shape: Sequence[int], rates: Sequence[int]) -> bool:
-    """Whether this form is the faster one, for maps and a kernel of these shapes.
+    """Whether this algorithm is faster, for maps and a kernel of these shapes.
 
-    By the multiplications of a tile, and the work of taking a number to its values and back, which
-    is that of about 40. Tiles also cover what is missing to whole ones.
+    Compares multiplications per tile, counting the transform of an element and back as about 40.
+    Tiles at the edge count in full.
     """
     _, height, width, channels = shape
     *size, _, features = kernel_shape
@@ -144,8 +144,8 @@ def conv(x: jax.Array, kernel: jax.Array, rate: int) -> jax.Array:
         pixels = pixels.reshape(batch, blocks.rows * TILE, 1, -1, features)[:, :, :, :width]
         return lax.dynamic_update_slice(y, pixels.astype(y.dtype), blocks.place(number))
 
-    # Any number of x does. Zeros, which wait for nothing, would be written when the program starts,
-    # those of all convolutions at once.
+    # Any value of x will do. Zeros depend on nothing, so XLA would allocate those of all
+    # convolutions at the start of the program.
     y = jnp.broadcast_to(x[0, 0, 0, 0, 0], (*x.shape[:4], features))
     y = lax.fori_loop(0, blocks.number, write, y)
     return y.reshape(batch, -1, width, features)[:, :height]

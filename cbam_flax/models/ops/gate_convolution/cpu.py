@@ -1,4 +1,4 @@
-"""The gate's convolution for XLA:CPU: every tap is a shifted map times a number."""
+"""The gate's convolution for XLA:CPU: each tap is a shifted map times a weight."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -43,8 +43,8 @@ _gate_conv.defvjp(_gate_forward, _gate_backward)
 def _correlate(planes: list[jax.Array], kernel: jax.Array) -> jax.Array:
     """Correlates each plane `(B, H, W)` with its `kernel[..., number]`, and adds them up.
 
-    First what each column of the kernel finds, then the columns side by side; the barriers keep the
-    compiler from making one loop of it all, which would read each number 49 times.
+    First the sums over each column of the kernel, then over the columns. The barriers keep the
+    compiler from fusing everything into one loop, which would read each element 49 times.
     """
     height, width = planes[0].shape[1:]
     down, across = kernel.shape[:2]

@@ -17,11 +17,11 @@ def corners(x: jax.Array) -> list[jax.Array]:
 
 
 def maximum_via_compare(a: jax.Array, b: jax.Array) -> jax.Array:
-    """`jnp.maximum`, whose gradient goes to the one found maximum_via_compare by comparing the two.
+    """`jnp.maximum`, whose gradient goes to the larger of the two, the first on a tie.
 
-    The gradient of `jnp.maximum` compares each with the RESULT, and a compiler that computes them
-    again for that, rounded differently, finds neither equal and drops the gradient
-    (docs/architecture.md, "A maximum's gradient").
+    The gradient of `jnp.maximum` compares each with the RESULT. A compiler that recomputes them for
+    that, rounded differently, finds neither equal and drops the gradient (docs/architecture.md, "A
+    maximum's gradient").
     """
     return jnp.where(a >= b, a, b)
 

@@ -1,7 +1,7 @@
 """Pooling for a TPU: windows by reshaping.
 
-Height and width are the outer dimensions of either memory layout used there, so that the pixels of
-a window are taken apart, and put together again, without moving them.
+Height and width are the outer dimensions of both memory layouts used there, so that reshaping to
+windows and back moves no data.
 """
 
 from functools import partial, reduce
@@ -19,13 +19,13 @@ Indexed = tuple[jax.Array, jax.Array]  # a value, and where along the axes it wa
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def pool(x: jax.Array, layout: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-    """`forms.pool`, reading each pixel once; where the maximum stood is kept in a byte."""
+    """`reference.pool`, reading each pixel once; the position of the maximum is kept in a byte."""
     return _pool(x, layout)[:2]
 
 
 def _pool(x: jax.Array, layout: tuple[int, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    # The barriers: XLA would write the windows to memory in the wider type, and have each reader of
-    # what is found in them find it again.
+    # Without the barriers XLA would materialise the windows in the wider type, and recompute the
+    # results for each consumer.
     windows = lax.optimization_barrier(_placed(_windows(x), layout))
     wide = jnp.promote_types(x.dtype, jnp.float32)
     pixels = [windows[:, :, i, :, j].astype(wide) for i in (0, 1) for j in (0, 1)]
@@ -48,7 +48,7 @@ def _windows(x: jax.Array) -> jax.Array:
 
 
 def _placed(windows: jax.Array, layout: tuple[int, ...]) -> jax.Array:
-    """Of windows, the layout that a map has where no byte moves between the two."""
+    """Windows in the layout that a reshape from the map gives without moving data."""
     axes = {0: (0,), 1: (1, 2), 2: (3, 4), 3: (5,)}
     order = tuple(axis for outer in layout for axis in axes[outer])
     return with_layout_constraint(windows, Layout(order))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 @jax.custom_vjp
 def product(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """`x @ matrix` for maps; autodiff would turn `dy` round in memory for the matrix' gradient."""
+    """`x @ matrix` for maps; autodiff would transpose `dy` in memory for the matrix's gradient."""
     return x @ matrix
 
 

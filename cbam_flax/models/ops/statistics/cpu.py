@@ -10,7 +10,7 @@ from jax import lax
 
 
 def mean_and_max(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """`forms.mean_and_max`, which finds where the maximum is in two steps."""
+    """`reference.mean_and_max`, with the index of the maximum found in two steps."""
     return jnp.mean(x, axis), _max_via_argmax(x, axis % x.ndim)
 
 
@@ -28,7 +28,7 @@ def _max_via_argmax_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Arr
 
 
 @jax.custom_jvp
-def moments(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def position_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Mean, mean of squares, maximum and minimum over all positions: `(B, H, W, C)` to `(B, C)`."""
     pixels = _pixels(x)
     return (
@@ -43,15 +43,15 @@ def _pixels(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0], -1, x.shape[-1]).astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-@moments.defjvp
-def _moments_jvp(primals: Any, tangents: Any) -> Any:
+@position_statistics.defjvp
+def _position_statistics_jvp(primals: Any, tangents: Any) -> Any:
     pixels, changes = _pixels(*primals), _pixels(*tangents)
 
     def at(index: jax.Array) -> jax.Array:
         here = lax.broadcasted_iota(jnp.int32, pixels.shape, 1) == index[:, None]
         return jnp.sum(jnp.where(here, changes, 0), 1)
 
-    return moments(*primals), (
+    return position_statistics(*primals), (
         jnp.mean(changes, 1),
         jnp.mean(2 * pixels * changes, 1),
         at(_position(pixels, 1, jnp.max, lax.argmax)),

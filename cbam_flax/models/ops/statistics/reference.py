@@ -27,7 +27,7 @@ def _max_via_argmax_jvp(axis: int, primals: Any, tangents: Any) -> tuple[jax.Arr
 
 
 def mean_and_max(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """What the gates read: the mean and the maximum over one axis."""
+    """The mean and the maximum over one axis, which the gates use."""
     return jnp.mean(x, axis), max_via_argmax(x, axis)
 
 

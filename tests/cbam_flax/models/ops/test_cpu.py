@@ -65,7 +65,7 @@ def assert_same(ours, plain):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
-def convolution(form, features, size, rate):
+def convolution(conv, features, size, rate):
     """A layer as the model has it, as a function of its input and its kernel."""
     layer = nn.Conv(
         features,
@@ -73,7 +73,7 @@ def convolution(form, features, size, rate):
         use_bias=False,
         kernel_dilation=rate,
         param_dtype=jnp.float64,
-        conv_general_dilated=form,
+        conv_general_dilated=conv,
     )
     return lambda x, kernel: layer.apply({"params": {"kernel": kernel}}, x)
 
@@ -92,13 +92,13 @@ def convolution(form, features, size, rate):
 )
 def test_convolution(shape, rate, jit, never_lax):
     arguments = normal(*shape), normal(3, 3, shape[-1], 5, seed=2)
-    run = [convolution(form, 5, 3, rate) for form in (cpu.conv, None)]
+    run = [convolution(conv, 5, 3, rate) for conv in (cpu.conv, None)]
     assert_same(*(jit(partial(found, function))(*arguments) for function in run))
 
 
 def test_a_convolution_by_winograd(jit, always_winograd):
     arguments = normal(2, 9, 7, 3), normal(3, 3, 3, 5, seed=2)
-    run = [convolution(form, 5, 3, 2) for form in (cpu.conv, None)]
+    run = [convolution(conv, 5, 3, 2) for conv in (cpu.conv, None)]
     assert_same(*(jit(partial(found, function))(*arguments) for function in run))
 
 
@@ -133,13 +133,13 @@ def test_many_blocks_are_added_up_in_float32(dtype, never_lax):
 
 def test_product(jit):
     arguments = normal(2, 3, 5, 4), normal(4, 6, seed=2)
-    assert_same(*(jit(partial(found, form))(*arguments) for form in (product, jnp.matmul)))
+    assert_same(*(jit(partial(found, op))(*arguments) for op in (product, jnp.matmul)))
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 11, 2), (1, 2, 3, 2), (1, 8, 7, 3)])
 def test_gate_convolution(shape, jit):
     arguments = normal(*shape), normal(7, 7, shape[-1], 1, seed=2)
-    run = [convolution(form, 1, 7, 1) for form in (gate_conv, None)]
+    run = [convolution(conv, 1, 7, 1) for conv in (gate_conv, None)]
     assert_same(*(jit(partial(found, function))(*arguments) for function in run))
 
 
@@ -156,10 +156,7 @@ def test_gate_convolution(shape, jit):
 )
 def test_mean_and_max(shape, axis, jit):
     x = normal(*shape)
-    run = [
-        lambda x, form=form: form(x, axis)
-        for form in (statistics.mean_and_max, reference.mean_and_max)
-    ]
+    run = [lambda x, op=op: op(x, axis) for op in (statistics.mean_and_max, reference.mean_and_max)]
     assert_same(*(jit(partial(found, function))(x) for function in run))
 
 
@@ -171,7 +168,7 @@ def test_of_equal_maxima_the_first_gets_the_gradient(shape, axis, jit):
     np.testing.assert_array_equal(gradient.sum(axis), 1)
 
 
-def test_moments(jit):
+def test_position_statistics(jit):
     def plain(x):
         pixels = x.reshape(x.shape[0], -1, x.shape[-1])
         lowest = -reference.max_via_argmax(-pixels, 1)
@@ -183,14 +180,16 @@ def test_moments(jit):
         )
 
     x = normal(2, 5, 7, 6)
-    assert_same(*(jit(partial(found, function))(x) for function in (statistics.moments, plain)))
+    assert_same(
+        *(jit(partial(found, function))(x) for function in (statistics.position_statistics, plain))
+    )
 
 
-@pytest.mark.parametrize("form", [cpu.conv, gate_conv])
+@pytest.mark.parametrize("conv", [cpu.conv, gate_conv])
 @pytest.mark.parametrize(("strides", "padding"), [((2, 2), "SAME"), ((1, 1), "VALID")])
-def test_what_the_gradient_does_not_know_is_refused(form, strides, padding):
+def test_what_the_gradient_does_not_know_is_refused(conv, strides, padding):
     with pytest.raises(ValueError, match="must be odd, 1, 'SAME'"):
-        form(normal(1, 8, 8, 2), normal(3, 3, 2, 1), strides, padding)
+        conv(normal(1, 8, 8, 2), normal(3, 3, 2, 1), strides, padding)
 
 
 def training_pass(model, variables, images):
@@ -251,10 +250,10 @@ def test_inference_on_a_few_images_at_a_time(jit, random_variables):
 
 def test_rows_and_images_split_over_devices(jit, never_lax):
     mesh = jax.make_mesh((2, 4), ("data", "rows"), axis_types=(AxisType.Auto,) * 2)
-    split, whole = NamedSharding(mesh, P("data", "rows")), NamedSharding(mesh, P())
+    split, replicated = NamedSharding(mesh, P("data", "rows")), NamedSharding(mesh, P())
     run = partial(found, convolution(cpu.conv, 5, 3, 2))
     gate = partial(found, convolution(gate_conv, 1, 7, 1))
     for function, kernel in ((run, normal(3, 3, 2, 5)), (gate, normal(7, 7, 2, 1))):
         x = normal(2, 8, 9, 2)
-        eight = jit(function, in_shardings=(split, whole))(jax.device_put(x, split), kernel)
+        eight = jit(function, in_shardings=(split, replicated))(jax.device_put(x, split), kernel)
         assert_same(eight, jit(function)(x, kernel))

@@ -68,18 +68,18 @@ def test_the_gradient_of_a_maximum_that_occurs_twice_goes_to_the_first():
     np.testing.assert_array_equal(gradient, [[0, 1, 0, 0]])
 
 
-def plain_moments(x):
+def plain_statistics(x):
     pixels = x.reshape(x.shape[0], -1, x.shape[-1])
     lowest = -reference.max_via_argmax(-pixels, 1)
     return jnp.mean(pixels, 1), jnp.mean(pixels**2, 1), reference.max_via_argmax(pixels, 1), lowest
 
 
 @pytest.mark.parametrize("bands", [1, 2, 4])
-def test_moments(bands):
+def test_position_statistics(bands):
     def ours(x):
-        return statistics.moments(split_rows(x, 1, bands), bands)
+        return statistics.position_statistics(split_rows(x, 1, bands), bands)
 
-    assert_same(ours, plain_moments, normal(2, 8, 7, 6))
+    assert_same(ours, plain_statistics, normal(2, 8, 7, 6))
 
 
 @pytest.mark.parametrize(
@@ -93,11 +93,11 @@ def test_moments(bands):
     ],
     ids=["normal", "negative", "few values", "largest zero", "zero"],
 )
-def test_moments_of_bfloat16_and_where_they_are(values):
-    """Extremes exact, and their gradients at the very same pixel as of the plain form."""
+def test_position_statistics_of_bfloat16_and_where_they_are(values):
+    """Extremes exact, and their gradients at the very same pixel as in plain JAX."""
     x = jnp.asarray(values, jnp.bfloat16)
-    ours, gradient = jax.vjp(statistics.moments, x)
-    plain, expected = jax.vjp(lambda x: plain_moments(x.astype(jnp.float32)), x)
+    ours, gradient = jax.vjp(statistics.position_statistics, x)
+    plain, expected = jax.vjp(lambda x: plain_statistics(x.astype(jnp.float32)), x)
     for a, b in zip(ours, plain, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-37)
     unit, none = jnp.ones((2, 6), jnp.float32), jnp.zeros((2, 6), jnp.float32)

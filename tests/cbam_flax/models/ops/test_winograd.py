@@ -104,10 +104,10 @@ def test_rates_that_differ_are_not_taken():
 
 def test_a_batch_split_over_devices_is_not_gathered(jit):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+    split, replicated = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
     x, kernel, dy = normal(8, 9, 9, 3), normal(3, 3, 3, 5), normal(8, 9, 9, 5)
     for function, second, sharding in (
-        (winograd.conv, kernel, whole),
+        (winograd.conv, kernel, replicated),
         (winograd.kernel_gradient, dy, split),
     ):
         run = partial(function, rate=2)

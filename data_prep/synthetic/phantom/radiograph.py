@@ -1,4 +1,4 @@
-"""One film: the layers added up, then everything that happens between the beam and the picture."""
+"""One radiograph: the layers added up, then everything between the beam and the picture."""
 
 import dataclasses
 from collections.abc import Collection
@@ -8,12 +8,12 @@ import numpy as np
 
 from data_prep.synthetic.phantom import anatomy
 from data_prep.synthetic.phantom import findings as pathology
-from data_prep.synthetic.phantom.canvas import CANVAS, FILM, SCALE, clouds, fill, pillow
+from data_prep.synthetic.phantom.canvas import CANVAS, SCALE, SIDE, clouds, fill, pillow
 
 
 @dataclasses.dataclass(frozen=True)
-class Film:
-    """`image` is FILM x FILM uint8, dense is white; `boxes` are (x, y, width, height) in pixels."""
+class Drawn:
+    """`image` is SIDE x SIDE uint8, dense is white; `boxes` are (x, y, width, height) in pixels."""
 
     image: np.ndarray
     boxes: list[pathology.Box]
@@ -26,13 +26,13 @@ def render(
     view: str,
     opacities: int = 0,
     findings: Collection[str] = (),
-) -> Film:
-    """Draws one film.
+) -> Drawn:
+    """Draws one radiograph.
 
     Args:
       body: The patient.
-      rng: Everything that differs between two films of one patient comes from here. Opacities have
-        a stream of their own: the same generator without them draws the same film but for them.
+      rng: Everything that differs between two images of one patient comes from here. Opacities have
+        a stream of their own: without them the same generator draws an otherwise equal image.
       view: "PA" (standing, breath held, shoulders out of the way) or "AP" (in bed: higher
         diaphragm, larger heart, shoulder blades over the lungs, tilted, lettering).
       opacities: How many consolidations, each with its box of BOX_SIDE pixels a side.
@@ -49,10 +49,10 @@ def render(
         body = body.in_bed(rng)
     if "large heart" in findings:
         body = dataclasses.replace(body, heart=body.heart * rng.uniform(1.35, 1.55))
-    film_map = _film_map(rng, supine)
+    canvas_to_image = _canvas_to_image(rng, supine)
 
     lungs = [fill(anatomy.lung(body, side)) for side in (-1, 1)]
-    lost, boxes = pathology.opacities(opacity_rng, opacities, lungs, film_map)
+    lost, boxes = pathology.opacities(opacity_rng, opacities, lungs, canvas_to_image)
     if "effusion" in findings:
         lost = np.maximum(lost, pathology.effusion(rng, body))
     heart = anatomy.heart(body)
@@ -69,39 +69,40 @@ def render(
         beam += pathology.atelectasis(rng, body)
     if "tubes" in findings:
         beam += pathology.tubes(rng, body)
-    return Film(_develop(beam * (tissue > 0), film_map, rng, supine), boxes)
+    return Drawn(_develop(beam * (tissue > 0), canvas_to_image, rng, supine), boxes)
 
 
-def _film_map(rng: np.random.Generator, supine: bool) -> np.ndarray:
-    """The 2 x 3 affine map from canvas pixels to film pixels."""
-    zoom = FILM / (2 * SCALE) * rng.uniform(0.94, 1.06)
-    shift = rng.normal(0, 0.035 if supine else 0.015, 2) * FILM / 2
+def _canvas_to_image(rng: np.random.Generator, supine: bool) -> np.ndarray:
+    """The 2 x 3 affine map from canvas pixels to image pixels."""
+    zoom = SIDE / (2 * SCALE) * rng.uniform(0.94, 1.06)
+    shift = rng.normal(0, 0.035 if supine else 0.015, 2) * SIDE / 2
     tilt = rng.normal(0, 4.0 if supine else 1.0)
     matrix: np.ndarray = cv2.getRotationMatrix2D((CANVAS / 2, CANVAS / 2), tilt, zoom)
-    matrix[:, 2] += FILM / 2 - CANVAS / 2 + shift
+    matrix[:, 2] += SIDE / 2 - CANVAS / 2 + shift
     return matrix
 
 
 def _develop(
-    beam: np.ndarray, film_map: np.ndarray, rng: np.random.Generator, supine: bool
+    beam: np.ndarray, canvas_to_image: np.ndarray, rng: np.random.Generator, supine: bool
 ) -> np.ndarray:
     """Scatter, collimator, exposure, grain and lettering.
 
-    The exposure (mean and spread of the grey) is drawn without looking at what is on the film and
-    is then forced upon it, so that brightness cannot tell a film with an opacity from one without.
+    The exposure (mean and spread of the grey) is drawn without looking at what is in the image
+    and then imposed on it, so that brightness does not tell whether there is an opacity.
     """
     scatter = rng.uniform(0.10, 0.22) if supine else rng.uniform(0.02, 0.12)
     haze = cv2.resize(cv2.resize(beam, (36, 36), interpolation=cv2.INTER_AREA), beam.shape)
     beam = ((1 - scatter) * beam + scatter * haze) * (beam > 0)
     for edge in (beam, beam[::-1], beam.T, beam.T[::-1]):  # the collimator's four blades
         edge[: max(0, int(rng.normal(0.08, 0.05) * SCALE))] = 0
-    thumb = cv2.warpAffine(beam, film_map / 16, (FILM // 16, FILM // 16), flags=cv2.INTER_LINEAR)
+    thumb_size = (SIDE // 16, SIDE // 16)
+    thumb = cv2.warpAffine(beam, canvas_to_image / 16, thumb_size, flags=cv2.INTER_LINEAR)
     gamma, gain = _exposure(thumb[thumb > 0.05], rng.normal(145, 15), rng.uniform(0.30, 0.52))
     grey = 250 * np.tanh(cv2.pow(beam, gamma) * (gain / 250))
-    film = cv2.warpAffine(grey, film_map, (FILM, FILM), flags=cv2.INTER_LINEAR)
-    grain = cv2.GaussianBlur(rng.standard_normal((FILM, FILM), np.float32), (0, 0), 0.8)
+    drawn = cv2.warpAffine(grey, canvas_to_image, (SIDE, SIDE), flags=cv2.INTER_LINEAR)
+    grain = cv2.GaussianBlur(rng.standard_normal((SIDE, SIDE), np.float32), (0, 0), 0.8)
     image: np.ndarray = cv2.addWeighted(
-        film, 1.0, grain, rng.uniform(2.5, 7.0), 4.0, dtype=cv2.CV_8U
+        drawn, 1.0, grain, rng.uniform(2.5, 7.0), 4.0, dtype=cv2.CV_8U
     )
     _lettering(image, rng, supine)
     return image

@@ -1,4 +1,4 @@
-"""One planned film as a DICOM file with the headers of the challenge."""
+"""One planned radiograph as a DICOM file with the headers of the challenge."""
 
 import pathlib
 
@@ -14,22 +14,22 @@ from data_prep.synthetic.planning import Plan
 _JPEG_QUALITY = 85
 
 
-def write_film(folder: pathlib.Path, seed: int, plan: Plan) -> list[phantom.Box]:
+def write_radiograph(folder: pathlib.Path, seed: int, plan: Plan) -> list[phantom.Box]:
     """Draws and writes one DICOM file; returns its boxes."""
-    cv2.setNumThreads(1)  # one film a worker: threads inside would only fight
+    cv2.setNumThreads(1)  # one image per worker: threads inside would compete
     body = phantom.Body.draw(np.random.default_rng([seed, 1, plan.patient]), plan.female)
-    film = phantom.render(
+    drawn = phantom.render(
         body,
         np.random.default_rng([seed, 2, plan.index]),
         view=plan.view,
         opacities=plan.opacities,
         findings=plan.findings,
     )
-    encoded = cv2.imencode(".jpg", film.image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
+    encoded = cv2.imencode(".jpg", drawn.image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
     dataset = _header(plan, uids_of(plan, seed))
     _attach(dataset, encoded.tobytes())
     dataset.save_as(folder / f"{plan.image_id}.dcm", enforce_file_format=True)
-    return film.boxes
+    return drawn.boxes
 
 
 def _uid(*parts: object) -> str:
@@ -81,7 +81,7 @@ def _attach(dataset: pydicom.Dataset, jpeg: bytes) -> None:
     """Puts a JPEG Baseline image in, with what the header must say about it."""
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
-    dataset.Rows = dataset.Columns = phantom.FILM
+    dataset.Rows = dataset.Columns = phantom.SIDE
     dataset.BitsAllocated = dataset.BitsStored = 8
     dataset.HighBit = 7
     dataset.PixelRepresentation = 0
