@@ -18,7 +18,7 @@ export TF_ENABLE_ONEDNN_OPTS := 0
 RAW := $(DEMO)/raw
 NEW := $(DEMO)/new
 
-# Films drawn for the purpose -> TFRecords -> training -> evaluation -> bundle -> answers on new films.
+# Drawn radiographs -> TFRecords -> training -> evaluation -> bundle -> predictions on new images.
 demo: .venv/installed
 	$(BIN)/python -m data_prep.synthetic --out=$(RAW) --images=600
 	$(BIN)/python -m data_prep.prepare --dataset=rsna --raw=$(RAW) \

@@ -15,7 +15,6 @@ from logging import ERROR, INFO, WARNING, LogRecord
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-import cbam_flax
 from cbam_flax import command_line
 from data_prep import cli
 
@@ -88,7 +87,7 @@ def _log_own_lines() -> None:
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
     handler.setFormatter(None)
-    own = pathlib.Path(cbam_flax.__path__[0])
+    own = pathlib.Path(__file__).parent
 
     def wanted(record: LogRecord) -> bool:
         path = pathlib.Path(record.pathname)

@@ -209,7 +209,7 @@ def overview() -> None:
     }
     d = Drawing(18.8, 6.3)
     x, middle, labels = 1.3, 3.5, 1.5
-    d.text(0.7, middle, "film\n224 x 224\nx 1")
+    d.text(0.7, middle, "image\n224 x 224\nx 1")
     for stage in stage_table(create_model({}), 224, 224):
         name = stage.name.replace("hidden", "dense")
         kind = "dense" if name == "logit" else name.rstrip("12345")

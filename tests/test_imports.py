@@ -21,7 +21,8 @@ ALLOWED = {
 # The only ways from training to evaluation: the figures on the way, and those at the end.
 TO_EVALUATE = {
     ("cbam_flax.train", "cbam_flax.evaluate.validation.validate"),
-    ("cbam_flax.main", "cbam_flax.evaluate.evaluate_workdir"),
+    ("cbam_flax.main", "cbam_flax.evaluate.run.conclusion"),
+    ("cbam_flax.main", "cbam_flax.evaluate.run.evaluate_workdir"),
 }
 LIGHT = {"models", "predict", "step", "sharding", "optimizer", "augment"}
 HEAVY = {"tensorflow", "tensorflow_datasets", "clu.metric_writers"}

@@ -90,7 +90,7 @@ def _milliseconds(report: Report, chip: Chip, by: str) -> dict[str, float]:
     """By the part of the model or of the step, or by opcode; the largest first."""
     times: dict[str, float] = collections.defaultdict(float)
     for one in report.instructions:
-        stage = re.search(r"(?:CBAMResNet|_OneStage)\)*/(\w+)/", one.op_name)
+        stage = re.search(r"(?:CBAMResNet|Part)\)*/(\w+)/", one.op_name)
         part = "augmentation" if "augment.py" in one.source else "loss, optimizer and the rest"
         name = one.opcode if by == "op" else stage[1] if stage else part
         times[name] += cost(one, chip) * 1e3

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from cbam_flax.models import CBAMResNet, attention_maps
+from cbam_flax.models import CBAMResNet, attention_maps, ops
 from cbam_flax.step import eval_step, scale_images
 
 Variables = dict[str, Any]
@@ -52,7 +52,7 @@ def grad_cam(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.
             output = method(*args, **kwargs)
             if context.module.name != layer:
                 return output
-            seen.append(output)
+            seen.append(ops.array(output))
             return output + added
 
         with nn.intercept_methods(add):

@@ -65,6 +65,10 @@ class FeatureMap:
         """The values as `(B, H, W, C)`."""
         return split_rows(self.pixels, self.ops.bands, 1)
 
+    def __jax_array__(self) -> jax.Array:
+        """Lets jax.numpy take it, for those who capture what a layer returns."""
+        return self.array
+
     @property
     def shape(self) -> tuple[int, ...]:
         batch, height, width, channels = self.raw.shape
