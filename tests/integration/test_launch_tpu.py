@@ -559,13 +559,13 @@ def real_world(tmp_path):
 
 def steps_in(log: str) -> dict[int, str]:
     """What was logged of each step, but for the speed."""
-    lines = re.findall(r"^\[(\d+)\] (accuracy=.*)$", log, re.MULTILINE)
-    return {int(step): re.sub(r"images_per_second=\S+", "", line) for step, line in lines}
+    lines = re.findall(r"^step +(\d+)/.* training +(loss .*), \S+ images/s$", log, re.MULTILINE)
+    return {int(step): line for step, line in lines}
 
 
 def test_a_real_run_on_two_workers_survives_losing_them(real_world, prepared, tmp_path):
     """Set-up, jax.distributed and training are real, and killed with their disks on the way."""
-    real_world.script(follow=[{"kill_at": "[8] accuracy"}])
+    real_world.script(follow=[{"kill_at": "step  8/"}])
     workdir = tmp_path / "shared" / "r1"
     done = real_world.launch(
         *("run", "--name=r1", "--type=v4-16", "--config=configs/pneumoniamnist.py"),
