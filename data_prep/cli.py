@@ -1,5 +1,6 @@
 """What every command of both packages shares: errors that the caller can mend, and progress."""
 
+import errno
 import io
 import math
 import operator
@@ -11,6 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+# What to do about errors of the operating system that no command can prevent.
+MENDS = {
+    errno.ENOSPC: "; make room and run the same command again",
+    errno.EDQUOT: "; make room in the quota and run the same command again",
+    errno.EACCES: "; change its permissions or choose another place",
+    errno.EPERM: "; change its permissions or choose another place",
+    errno.EROFS: "; choose a place that can be written",
+    errno.ENAMETOOLONG: "; choose a shorter path",
+    errno.EIO: "; the disk or its connection fails: check it and run the same command again",
+}
 PROGRESS_SECONDS = 10.0  # between two lines of progress in a log file
 PROGRESS_LINES = 20  # of one piece of work in a log file, at most
 
@@ -22,17 +33,28 @@ class UserError(Exception):
 def run(main: Callable[[], int | None]) -> None:
     """Runs `main` and exits with its status (None is 0).
 
-    A `UserError` becomes one line on stderr and status 2, Ctrl-C becomes 130; neither shows a
-    traceback. Anything else is a defect of this project and keeps its traceback.
+    A `UserError`, and a disk, folder or file that fails, become one line on stderr and status 2,
+    Ctrl-C becomes 130; neither shows a traceback. Anything else is a defect of this project and
+    keeps its traceback.
     """
     try:
         sys.exit(main() or 0)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def explain(error: OSError) -> str:
+    """An error of the operating system as one sentence with the file and, where known, the mend."""
+    what = error.strerror or str(error) or type(error).__name__
+    mend = MENDS.get(error.errno or 0, "")
+    return f"{error.filename}: {what}{mend}" if error.filename else f"{what}{mend}"
 
 
 def cores() -> int:

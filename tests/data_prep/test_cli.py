@@ -1,3 +1,4 @@
+import errno
 import io
 import sys
 
@@ -42,3 +43,19 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", terminal)
     list(cli.progress([1, 2, 3], "decoding", unit="file"))
     assert "\rdecoding: 100%|" in terminal.getvalue()
+
+
+def test_a_full_disk_is_one_sentence_with_the_file_and_the_mend(capsys):
+    def main():
+        raise OSError(errno.ENOSPC, "No space left on device", "out/records")
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(main)
+    assert stopped.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out/records: No space left on device; make room")
+
+
+def test_a_defect_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        cli.run(lambda: 1 // 0)

@@ -1,0 +1,39 @@
+"""Small text files that the commands leave for each other: read with care, replaced whole."""
+
+import json
+from typing import Any
+
+from data_prep.cli import UserError
+
+
+def read_json(path: Any, mend: str, kind: type = dict) -> Any:
+    """The value in a JSON file that somebody may have deleted, cut off or edited.
+
+    Args:
+      path: a pathlib.Path or epath.Path.
+      mend: what the user can do, as the last clause of the error.
+      kind: that the outermost value must have.
+
+    Raises:
+      UserError: the file is missing, unreadable, not JSON, or holds a value of another kind.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); {mend}") from error
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise UserError(f"{path} is not JSON ({error}); {mend}") from error
+    if not isinstance(value, kind):
+        raise UserError(f"{path} holds {type(value).__name__}, not {kind.__name__}; {mend}")
+    return value
+
+
+def replace_text(path: Any, text: str) -> None:
+    """Writes a text file so that a reader, or kill -9, meets the old content or all of the new.
+
+    Args:
+      path: a pathlib.Path or epath.Path; its folder must exist.
+    """
+    draft = path.with_name(f".{path.name}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
