@@ -9,10 +9,12 @@ from data_prep import cli
 
 EXAMPLE = """example:
   python -m data_prep.audit --raw=rsna --mapping=download --out=audit.json
+  python -m data_prep.audit --raw=rsna --mapping=download --out=audit.json --splits=published.csv
 
 The folder of images may be missing; then near-duplicates are not looked for, and view, sex, age
 and pixel spacing come from --metadata alone: a CSV file with the columns patientId, ViewPosition,
-PatientSex, PatientAge and PixelSpacing."""
+PatientSex, PatientAge and PixelSpacing. --splits tests a split that somebody published: how many
+images of each other split share a patient, or are themselves, in its train."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,6 +28,7 @@ def parse_args() -> argparse.Namespace:
     add("--raw", required=True, help="the challenge's folder")
     add("--mapping", required=True, help="the mapping to patients: its file, or 'download'")
     add("--metadata", help="a CSV file of header values, used instead of the images' own")
+    add("--splits", help="a published split: a CSV file with the columns image_id and split")
     add("--out", required=True, type=Path, help="the JSON file to write")
     add("--workers", type=int, default=os.cpu_count() or 1, help="decoding processes")
     add("--draws", type=int, default=100, help="random splits, and bootstraps (default 100)")
@@ -41,18 +44,19 @@ def main() -> None:
 
     from data_prep import rsna
     from data_prep.audit import run
-    from data_prep.audit.inputs import look_at_images, read_metadata, read_table
+    from data_prep.audit.inputs import look_at_images, read_metadata, read_splits, read_table
     from data_prep.mapping import find_mapping, read_mapping
 
     raw = epath.Path(args.raw)
     mapping = find_mapping(args.mapping, os.fspath(args.out.parent))
     table = read_table(raw, read_mapping(mapping))
     metadata = read_metadata(epath.Path(args.metadata), table.ids) if args.metadata else None
+    published = read_splits(epath.Path(args.splits), table.ids) if args.splits else None
     duplicates = None
     if (raw / rsna.IMAGES).exists():
         headers, duplicates = look_at_images(raw, table.ids, args.workers)
         metadata = metadata or headers
-    result = run.audit(table, metadata, duplicates, args.draws)
+    result = run.audit(table, metadata, duplicates, args.draws, published)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     draft = args.out.with_name(f"{args.out.name}.tmp")
     draft.write_text(json.dumps(result, indent=1) + "\n")
