@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from data_prep.grey_range import distribution, grey_range
+
 SCHEMA = 1
 
 
@@ -36,7 +38,7 @@ def summarise_split(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     The hash is over decoded content in the order of image ids: TFRecord bytes differ from run to
     run, and their order is TFDS's own affair.
     """
-    digests = {}
+    digests, greys = {}, []
     patients, positive = set(), 0
     for record in records:
         image = record.pop("image")
@@ -44,6 +46,7 @@ def summarise_split(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         digest = hashlib.sha256(json.dumps([image.shape, rest]).encode())
         digest.update(np.ascontiguousarray(image).tobytes())
         digests[rest["image_id"]] = digest.digest()
+        greys.append(grey_range(image))
         patients.add(rest["patient_id"])
         positive += rest["label"]
     content = b"".join(digests[image_id] for image_id in sorted(digests))
@@ -52,6 +55,7 @@ def summarise_split(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         "patients": len(patients - {""}),
         "positive": positive,
         "content_sha256": hashlib.sha256(content).hexdigest(),
+        "grey_range": distribution(greys) if greys else None,
     }
 
 
@@ -59,14 +63,16 @@ def _plain(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else np.asarray(value).tolist()
 
 
-def count_outcomes(outcomes: Sequence[dict[str, str]]) -> dict[str, Any]:
-    """How many inputs were accepted and rejected, and why."""
+def count_outcomes(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How many inputs were accepted, rejected and flagged, and why."""
     codes = Counter(outcome["code"] for outcome in outcomes if outcome["status"] == "rejected")
+    flags = Counter(flag for outcome in outcomes for flag in outcome.get("flags", ()))
     return {
         "inputs": len(outcomes),
         "accepted": len(outcomes) - codes.total(),
         "rejected": codes.total(),
         "by_code": dict(sorted(codes.items())),
+        "flagged": dict(sorted(flags.items())),
     }
 
 
@@ -75,7 +81,7 @@ def outcomes_dir(folder: epath.Path) -> epath.Path:
     return folder.parent / f"incomplete.outcomes_{folder.name}"
 
 
-def read_outcomes(folder: epath.Path) -> list[dict[str, str]]:
+def read_outcomes(folder: epath.Path) -> list[dict[str, Any]]:
     """What a Beam pipeline left for the records in `folder`."""
     files = sorted(outcomes_dir(folder).glob("*"))
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]

@@ -115,6 +115,7 @@ def describe(run: Run) -> dict[str, Any]:
         },
         "operating_point": {key: fitted[key] for key in ("threshold", "criterion", "source")},
         "scope": SCOPE,
+        "grey_range": run.manifest["splits"]["train"].get("grey_range"),
         "fingerprints": {
             "checkpoint": {
                 "step": run.restored.step,

@@ -14,6 +14,7 @@ from cbam_flax.predict import reader, results
 from cbam_flax.predict.predictor import Predictor
 from cbam_flax.predict.scope import out_of_scope
 from data_prep import cli
+from data_prep.grey_range import never_seen
 
 REJECTED_COLUMNS = ("file", "code", "message")
 
@@ -84,9 +85,14 @@ def score_batch(
     if not images:
         return [], refused
     outputs = predictor.run(np.stack([image.square for image in images]), size)
-    scope = predictor.bundle["scope"]
+    bundle = predictor.bundle
+
+    def flags(image: reader.Decoded) -> list[str]:
+        grey = never_seen(image.square, bundle.get("grey_range"))
+        return out_of_scope(image.header, bundle["scope"]) + grey
+
     return [
-        results.Result(image, out_of_scope(image.header, scope), float(probability), attention)
+        results.Result(image, flags(image), float(probability), attention)
         for image, probability, attention in zip(
             images, outputs["probability"], outputs["attention"], strict=True
         )

@@ -14,11 +14,11 @@ import pydicom
 import simplejpeg
 from pydicom import uid
 from pydicom.datadict import tag_for_keyword
-from pydicom.encaps import get_frame
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder
 
-from data_prep.dicom.codestream import parse_codestream
+from data_prep.dicom.codestream import parse_codestream, repair_scan
 from data_prep.dicom.grey import to_grey
 from data_prep.dicom.header import HEADER_KEYWORDS, read_header
 from data_prep.dicom.refusal import REFUSAL_CODES, DicomRefusal
@@ -204,8 +204,12 @@ def _decode(dataset: pydicom.Dataset, syntax: uid.UID) -> tuple[np.ndarray, int]
     """The stored values, H x W, and how many bits they use."""
     rows, columns, bits = dataset.Rows, dataset.Columns, dataset.BitsStored
     signed = int(dataset.get("PixelRepresentation", 0))
+    pixel_data = dataset.PixelData
     if syntax.is_encapsulated and syntax != uid.RLELossless:
-        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+        original = get_frame(pixel_data, 0, number_of_frames=1)
+        frame = repair_scan(original)
+        if frame != original:
+            pixel_data = encapsulate([frame])
         found = parse_codestream(frame)
         if (found.rows, found.columns, found.components) != (rows, columns, 1):
             raise DicomRefusal(
@@ -236,7 +240,7 @@ def _decode(dataset: pydicom.Dataset, syntax: uid.UID) -> tuple[np.ndarray, int]
         "pixel_representation": signed,
         "photometric_interpretation": dataset.PhotometricInterpretation,
     }
-    stored, _ = get_decoder(syntax).as_array(dataset.PixelData, **options)
+    stored, _ = get_decoder(syntax).as_array(pixel_data, **options)
     return stored, bits
 
 

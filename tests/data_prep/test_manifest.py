@@ -55,7 +55,13 @@ def test_a_changed_input_is_noticed(inputs):
 
 def test_counts_add_up_and_the_refused_are_listed(tmp_path):
     files = [
-        {"file": "a", "image_id": "a", "status": "accepted", "split": "train"},
+        {
+            "file": "a",
+            "image_id": "a",
+            "status": "accepted",
+            "split": "train",
+            "flags": ["few_greys"],
+        },
         {"file": "b", "status": "rejected", "code": "no_file", "message": "no such file, alas"},
         {"file": "c", "status": "rejected", "code": "no_file", "message": "no"},
         {"file": "d", "status": "rejected", "code": "truncated", "message": "short"},
@@ -66,6 +72,7 @@ def test_counts_add_up_and_the_refused_are_listed(tmp_path):
         "accepted": 1,
         "rejected": 3,
         "by_code": {"no_file": 2, "truncated": 1},
+        "flagged": {"few_greys": 1},
     }
     manifest.write_manifest(epath.Path(tmp_path), {"counts": counts, "files": files})
     assert json.loads((tmp_path / "manifest.json").read_text())["counts"] == counts

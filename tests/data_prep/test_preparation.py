@@ -42,7 +42,13 @@ def hashes(manifest):
 def test_records_and_manifest(rsna_folder, tmp_path):
     manifest = prepare(rsna_folder, tmp_path / "data")
     assert manifest["dataset"] == "rsna_pneumonia/32px/1.0.0"
-    assert manifest["counts"] == {"inputs": 40, "accepted": 40, "rejected": 0, "by_code": {}}
+    assert manifest["counts"] == {
+        "inputs": 40,
+        "accepted": 40,
+        "rejected": 0,
+        "by_code": {},
+        "flagged": {},
+    }
     assert sum(split["images"] for split in manifest["splits"].values()) == 40
     assert sum(split["positive"] for split in manifest["splits"].values()) == 14
     folder = tmp_path / "data" / "rsna_pneumonia" / "32px"

@@ -27,6 +27,7 @@ MANIFEST = {
         "interpolation": "nearest",
         "voi": "none",
     },
+    "splits": {"train": {}},
 }
 
 
