@@ -14,6 +14,11 @@ from etils import epath
 from data_prep.grey_range import distribution, grey_range
 
 SCHEMA = 1
+SYNTHETIC = "synthetic"  # the flag of an image that was drawn
+SYNTHETIC_WARNING = (
+    "SYNTHETIC: the images are drawings, not radiographs of patients; no figure says anything "
+    "about medicine."
+)
 
 
 def fingerprint_inputs(
@@ -74,6 +79,11 @@ def count_outcomes(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "by_code": dict(sorted(codes.items())),
         "flagged": dict(sorted(flags.items())),
     }
+
+
+def is_synthetic(manifest: dict[str, Any]) -> bool:
+    """Whether any image of the data set was drawn."""
+    return manifest["counts"].get("flagged", {}).get(SYNTHETIC, 0) > 0
 
 
 def outcomes_dir(folder: epath.Path) -> epath.Path:

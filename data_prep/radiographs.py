@@ -11,6 +11,7 @@ from etils import epath
 
 from data_prep.dicom import DicomRefusal, read_radiograph
 from data_prep.grey_range import FEW_LEVELS, grey_range
+from data_prep.manifest import SYNTHETIC
 from data_prep.resize import fit_image
 from data_prep.rsna import Record
 from data_prep.workers import Lost
@@ -65,6 +66,8 @@ def prepare_radiograph(task: tuple[Record, Preprocessing]) -> Prepared:
         "spacing": math.nan if header["pixel_spacing"] is None else header["pixel_spacing"],
     }
     flags = []
+    if header["synthetic_data"].upper() == "YES":
+        flags.append(SYNTHETIC)
     if header["presentation_intent"].upper() == "FOR PROCESSING":
         flags.append("for_processing")
     if grey_range(square)["levels"] < FEW_LEVELS:
@@ -85,7 +88,8 @@ def accepted(file: str, image_id: str, split: str, flags: Sequence[str] = ()) ->
     """The manifest's line for a record.
 
     Args:
-      flags: what is odd about the image: `for_processing` (raw detector data), `few_greys`.
+      flags: what is odd about the image: `synthetic` (a drawing), `for_processing` (raw detector
+        data), `few_greys`.
     """
     line = {"file": file, "image_id": image_id, "status": "accepted", "split": split}
     return line | ({"flags": list(flags)} if flags else {})

@@ -7,6 +7,7 @@ import numpy as np
 
 from cbam_flax.evaluate import baselines, bootstrap, statistics, subgroups
 from cbam_flax.evaluate.calibration import Calibration
+from data_prep.manifest import SYNTHETIC_WARNING
 
 Columns = Mapping[str, np.ndarray]
 PREVALENCES = (0.01, 0.05, 0.2)
@@ -112,7 +113,7 @@ def overlap(train: Columns, predictions: Columns) -> dict[str, int]:
 
 def warnings(metrics: Mapping[str, Any]) -> list[str]:
     """Warnings about the metrics, most serious first."""
-    found = []
+    found = [SYNTHETIC_WARNING] if metrics["data"]["synthetic"] else []
     shared = metrics["overlap"]
     if shared is None:
         found.append("The training split was not available: leaks and shortcuts were not checked.")

@@ -8,6 +8,7 @@ from cbam_flax import provenance
 from cbam_flax.evaluate import calibration
 from cbam_flax.predict.bundle import SCHEMA
 from data_prep.cli import UserError
+from data_prep.manifest import SYNTHETIC_WARNING, is_synthetic
 
 if TYPE_CHECKING:
     from cbam_flax.checkpoint import Restored
@@ -115,6 +116,7 @@ def describe(run: Run) -> dict[str, Any]:
         },
         "operating_point": {key: fitted[key] for key in ("threshold", "criterion", "source")},
         "scope": SCOPE,
+        "warnings": warnings(run),
         "grey_range": run.manifest["splits"]["train"].get("grey_range"),
         "fingerprints": {
             "checkpoint": {
@@ -130,6 +132,14 @@ def describe(run: Run) -> dict[str, Any]:
         },
         "config": config,
     }
+
+
+def warnings(run: Run) -> list[str]:
+    """What the user of a prediction must know: of the test evaluation, and that data were drawn."""
+    found = list(run.metrics["warnings"]) if run.metrics else []
+    if is_synthetic(run.manifest) and SYNTHETIC_WARNING not in found:
+        found.insert(0, SYNTHETIC_WARNING)
+    return found
 
 
 def _read_json(path: Any) -> dict[str, Any] | None:

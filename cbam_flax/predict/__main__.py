@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import sys
 
 from cbam_flax.predict import RUNTIMES, Predictor, dicom_output, reader
 from cbam_flax.predict.bundle import whole_folder
@@ -56,6 +57,8 @@ def main() -> int:
             overlays=arguments.overlays,
             dicom=arguments.dicom_output,
         )
+    for warning in predictor.bundle.get("warnings", ()):
+        print(f"warning of the bundle: {warning}", file=sys.stderr)
     if summary.without_dicom:
         print(
             f"no DICOM output for {summary.without_dicom} of the scored images: they have no valid "

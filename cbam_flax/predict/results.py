@@ -18,7 +18,9 @@ COLUMNS = (
     "sop_instance_uid",
     "study_instance_uid",
     "series_instance_uid",
+    "warnings",
 )
+UIDS = ("sop_instance_uid", "study_instance_uid", "series_instance_uid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,18 @@ def decision_text(result: Result, bundle: dict[str, Any]) -> str:
     return "out of scope" if decision is None else bundle["labels"][int(decision)]
 
 
+def warning_words(result: Result, bundle: dict[str, Any]) -> list[str]:
+    """What makes the prediction doubtful, a word each: LEAK, SHORTCUT, SMALL, SYNTHETIC, ...
+
+    The bundle's warnings, in full in its `warnings`, and whether the image itself is a drawing.
+    """
+    words = [text.partition(":")[0] for text in bundle.get("warnings", ())]
+    words = [word for word in words if word.isupper()]
+    if result.image.header["synthetic_data"].upper() == "YES":
+        words.append("SYNTHETIC IMAGE")
+    return words
+
+
 def row(result: Result, bundle: dict[str, Any]) -> tuple[Any, ...]:
     """The line of predictions.csv, in the order of `COLUMNS`."""
     return (
@@ -55,7 +69,8 @@ def row(result: Result, bundle: dict[str, Any]) -> tuple[Any, ...]:
         f"{result.probability:.8g}",
         decision_text(result, bundle),
         ";".join(result.flags),
-        *(result.image.header[uid] for uid in COLUMNS[-3:]),
+        *(result.image.header[uid] for uid in UIDS),
+        ";".join(warning_words(result, bundle)),
     )
 
 
@@ -77,6 +92,7 @@ def write_pictures(
         result.image.source.image_id,
         f"{bundle['labels'][1]} {result.probability:.3f}, operating point {threshold:.3f}: "
         f"{decision_text(result, bundle)} {' '.join(result.flags)}",
+        " - ".join(warning_words(result, bundle)),
     ]
     picture = overlay.draw(result.image.panel, result.attention, result.image.box, lines)
     if overlays:

@@ -46,8 +46,8 @@ def audit(
         )
         prepared = figures(*leak.prepared_split(unit_names))
         leakage[f"by {scheme}, as prepared"] = {k: {"value": v} for k, v in prepared.items()}
-    for name in np.unique(published.name) if published else ():
-        if name != "train":
+    if published is not None:
+        for name in sorted(set(published.name) - {"train"}):
             found = leak.leakage(
                 table.label,
                 patient,

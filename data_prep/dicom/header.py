@@ -25,6 +25,7 @@ _TEXT_KEYWORDS = {
     "series_description": "SeriesDescription",
     "view_position": "ViewPosition",
     "photometric": "PhotometricInterpretation",
+    "synthetic_data": "SyntheticData",
     "presentation_intent": "PresentationIntentType",
 }
 HEADER_KEYWORDS = (*_TEXT_KEYWORDS.values(), "PatientAge", "PixelSpacing", "ImagerPixelSpacing")

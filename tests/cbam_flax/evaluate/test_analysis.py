@@ -20,7 +20,12 @@ def analysed(make_predictions, make_columns, fitted):
         predictions["probability"] = fitted.probability(predictions["logit"])
         columns = make_columns(300, seed=1, name=train)
         found = analysis.analyse(predictions | changes, fitted, columns, resamples=50)
-        return found | {"split": "test", "external": False, "calibration": {"split": "validation"}}
+        return found | {
+            "split": "test",
+            "external": False,
+            "calibration": {"split": "validation"},
+            "data": {"synthetic": False},
+        }
 
     return analyse
 
@@ -52,6 +57,11 @@ def test_predictive_values_at_a_prevalence(analysed):
 
 def test_a_sound_evaluation_has_no_warning(analysed):
     assert analysis.warnings(analysed()) == []
+
+
+def test_drawings_are_told_first(analysed):
+    found = analysed() | {"data": {"synthetic": True}}
+    assert analysis.warnings(found)[0].startswith("SYNTHETIC: the images are drawings")
 
 
 def test_images_of_the_training_split_are_a_leak(analysed, make_columns):
@@ -89,4 +99,5 @@ def test_without_the_training_split_nothing_was_checked(make_predictions, fitted
     found = analysis.analyse(make_predictions(150), fitted, None, resamples=50)
     assert found["baselines"] is None
     found |= {"split": "test", "external": True, "calibration": {"split": "validation"}}
+    found["data"] = {"synthetic": False}
     assert "not available" in analysis.warnings(found)[0]

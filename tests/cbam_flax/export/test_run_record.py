@@ -28,6 +28,7 @@ MANIFEST = {
         "voi": "none",
     },
     "splits": {"train": {}},
+    "counts": {"flagged": {"synthetic": 9}},
 }
 
 
@@ -76,6 +77,7 @@ def test_the_description_is_what_inference_needs(workdir, restored):
     assert described["input"]["shape"] == ["batch", 32, 32, 1]
     assert described["operating_point"]["threshold"] == 0.3
     assert described["calibration"]["scale"] == 1.5
+    assert [text.partition(":")[0] for text in described["warnings"]] == ["SYNTHETIC"]
     assert described["fingerprints"]["data"]["content_sha256"] == restored.fingerprint
     assert str(workdir) not in json.dumps(described)
 

@@ -161,6 +161,17 @@ def test_out_of_scope_is_flagged_and_not_decided(toy, tmp_path, write_dicom):
     assert float(row["probability"]) == pytest.approx(expected(IMAGES[0]), rel=1e-6)
 
 
+def test_what_makes_a_prediction_doubtful_stands_in_its_line(toy, tmp_path, write_dicom):
+    drawn = write_dicom(tmp_path / "drawn.dcm", IMAGES[0], SyntheticData="YES")
+    taken = write_dicom(tmp_path / "taken.dcm", IMAGES[1])
+    predictor = Predictor.load(toy)
+    predictor.bundle["warnings"] = ["SMALL: 9 positive images.", "The split was chosen on."]
+    score_files(predictor, reader.find_files([drawn, taken], tmp_path), tmp_path, workers=0)
+    rows = read_csv(tmp_path / "predictions.csv")
+    assert [row["warnings"] for row in rows] == ["SMALL;SYNTHETIC IMAGE", "SMALL"]
+    assert all(row["decision"] != "out of scope" for row in rows)
+
+
 def test_names_of_any_bytes_and_length_are_written(toy, tmp_path, write_dicom):
     image = write_dicom(tmp_path / "image.dcm", IMAGES[0]).read_bytes()
     folder = tmp_path / "in"
