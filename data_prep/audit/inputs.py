@@ -70,7 +70,9 @@ def read_metadata(path: epath.Path, ids: list[str]) -> dict[str, dict[str, str]]
     Raises:
       UserError: it lacks an id or a column.
     """
-    rows = {row["patientId"]: row for row in read_rows(path, ("patientId", *CONFOUNDERS.values()))}
+    columns = ("patientId", *CONFOUNDERS.values())
+    mend = f"give --metadata a CSV file with {', '.join(columns)}"
+    rows = {row["patientId"]: row for row in read_rows(path, columns, mend)}
     missing = next((image_id for image_id in ids if image_id not in rows), None)
     if missing:
         raise UserError(f"{path} has no row for {missing}; give the table of all images")
