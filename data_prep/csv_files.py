@@ -52,7 +52,7 @@ def write(path: Any, columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> N
       rows: cells in the order of the columns; a str is escaped, anything else is a number.
     """
     table = io.StringIO(newline="")
-    writer = csv.writer(table, lineterminator="\n")
+    writer = csv.writer(table)
     writer.writerow(columns)
     for row in rows:
         writer.writerow([escape(cell) if isinstance(cell, str) else cell for cell in row])
@@ -73,16 +73,19 @@ def read(path: Any, columns: Sequence[str], mend: str) -> list[dict[str, str]]:
     """
     try:
         text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-        header, *lines = [*csv.reader(io.StringIO(text, newline=""), strict=True)] or [[]]
+        lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+        header, *rows = [line for line in lines if line] or [[]]
+        if not text.endswith("\n"):
+            raise UserError(f"{path} is cut off; {mend}")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); {mend}") from error
     except csv.Error as error:
         raise UserError(f"{path} is not a CSV file ({error}); {mend}") from error
     if missing := [name for name in columns if name not in header]:
         raise UserError(f"{path} has no column {missing[0]}; {mend}")
-    for number, line in enumerate(lines, 1):
-        if len(line) != len(header):
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(header):
             raise UserError(
-                f"{path} has {len(line)} cells in row {number} and {len(header)} columns; {mend}"
+                f"{path} has {len(row)} cells in row {number} and {len(header)} columns; {mend}"
             )
-    return [dict(zip(header, map(unescape, line), strict=True)) for line in lines]
+    return [dict(zip(header, map(unescape, row), strict=True)) for row in rows]

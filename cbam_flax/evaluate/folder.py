@@ -51,11 +51,16 @@ def read(folder: Any) -> tuple[dict[str, Any], Predictions]:
             f"{folder} holds no evaluation; run python -m cbam_flax.evaluate "
             f"--workdir={folder.parent.parent} first"
         )
-    rows = csv_files.read(folder / "predictions.csv", COLUMNS, "evaluate the run again")
-    return json.loads((folder / "metrics.json").read_text()), {
-        name: np.array([row[name] for row in rows]).astype(NUMBERS.get(name, str))
-        for name in COLUMNS
-    }
+    table = folder / "predictions.csv"
+    rows = csv_files.read(table, COLUMNS, "evaluate the run again")
+    try:
+        predictions = {
+            name: np.array([row[name] for row in rows]).astype(NUMBERS.get(name, str))
+            for name in COLUMNS
+        }
+    except ValueError as error:
+        raise UserError(f"{table} is damaged ({error}); evaluate the run again") from error
+    return json.loads((folder / "metrics.json").read_text()), predictions
 
 
 def provenance(restored: Restored, split: Split) -> dict[str, Any]:
