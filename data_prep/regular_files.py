@@ -49,6 +49,8 @@ def _open(path: str, flags: int) -> int:
 
 
 def _check(found: os.stat_result, path: str | os.PathLike[str]) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        os.scandir(path).close()  # a folder that cannot be listed says why
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
         raise NotAFileError(None, f"{kind}, not a file", os.fspath(path))
