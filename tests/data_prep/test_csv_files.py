@@ -17,7 +17,8 @@ READABLE = "evaluate again"
 @given(TEXT)
 @example("\\udce9")
 @example("\\\\u005cudce9")
-@example("''=1")
+@example("'=1")
+@example("' '=1")
 def test_any_text_survives_and_begins_no_formula(text):
     cell = csv_files.escape(text)
     cell.encode()

@@ -48,12 +48,18 @@ def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(odd, tmp_path, 
     (tmp_path / "file").write_bytes(b"12345")
     file = os.stat(tmp_path / "file")
     monkeypatch.setattr(regular_files.os, "stat", lambda path: file)
-    guard = threading.Timer(20, lambda: os.close(os.open(odd["a named pipe"], os.O_WRONLY)))
-    guard.start()  # ends the wait, so that a fault fails and does not hang
+    waited = threading.Event()
+
+    def end_the_wait() -> None:  # so that a fault fails and does not hang
+        waited.set()
+        os.close(os.open(odd["a named pipe"], os.O_WRONLY))
+
+    guard = threading.Timer(20, end_the_wait)
+    guard.start()
     try:
         with pytest.raises(NotAFileError, match="a named pipe"):
             read_bytes(odd["a named pipe"], 9)
-        assert guard.is_alive()
+        assert not waited.is_set()
     finally:
         guard.cancel()
 
