@@ -47,7 +47,6 @@ def test_a_socket(tmp_path, monkeypatch):
 def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(odd, tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"12345")
     file = os.stat(tmp_path / "file")
-    monkeypatch.setattr(regular_files.os, "stat", lambda path: file)
     waited = threading.Event()
 
     def end_the_wait() -> None:  # so that a fault fails and does not hang
@@ -57,8 +56,10 @@ def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(odd, tmp_path, 
     guard = threading.Timer(20, end_the_wait)
     guard.start()
     try:
-        with pytest.raises(NotAFileError, match="a named pipe"):
-            read_bytes(odd["a named pipe"], 9)
+        with monkeypatch.context() as patch:
+            patch.setattr(regular_files.os, "stat", lambda path: file)
+            with pytest.raises(NotAFileError, match="a named pipe"):
+                read_bytes(odd["a named pipe"], 9)
         assert not waited.is_set()
     finally:
         guard.cancel()
