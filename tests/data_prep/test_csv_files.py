@@ -2,7 +2,7 @@ import json
 import math
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data_prep import csv_files
@@ -12,8 +12,10 @@ FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 # Any code point, lone surrogates too, but mostly those that mean something to a parser.
 TEXT = st.text(st.sampled_from("=+-@\t\r\n'\"\\,; au05cd9\udce9\ud83d\0é") | st.characters())
 READABLE = "evaluate again"
+ANY_SPEED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
+@ANY_SPEED
 @given(TEXT)
 @example("\\udce9")
 @example("\\\\u005cudce9")
@@ -29,6 +31,7 @@ def test_any_text_survives_and_begins_no_formula(text):
     assert csv_files.from_utf8(plain) == text
 
 
+@ANY_SPEED
 @given(rows=st.lists(st.tuples(TEXT, st.floats(), TEXT), max_size=4))
 @example([("=a\r\nb", -1.5, '"'), ("", math.inf, "\r"), ("\n", 0.0, "")])
 def test_any_table_survives_and_its_numbers_stay_plain(tmp_path_factory, rows):
