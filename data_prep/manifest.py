@@ -1,9 +1,8 @@
 """manifest.json and rejected.csv: the outcome for every input, and what the records contain."""
 
-import csv
 import hashlib
-import io
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from data_prep import csv_files
 from data_prep.grey_range import distribution, grey_range
 
 SCHEMA = 1
@@ -32,9 +32,22 @@ def fingerprint_inputs(
     for table in tables:
         digest.update(hashlib.sha256(table.read_bytes()).digest())
     for file in files:
-        stat = file.stat()
-        digest.update(f"{file.name}\0{stat.length}\0{stat.mtime}\0".encode())
+        state = f"{file.name}\0{_size_and_time(file)}\0"
+        digest.update(state.encode(errors="surrogateescape"))  # the bytes of the name
     return digest.hexdigest()
+
+
+def _size_and_time(file: epath.Path) -> str:
+    path = os.fspath(file)
+    try:
+        if "://" in path:
+            stat = file.stat()
+            return f"{stat.length}\0{stat.mtime}"
+        # epath's own needs the name of the owner, which not every owner has.
+        local = os.stat(path)
+        return f"{local.st_size}\0{int(local.st_mtime)}"
+    except OSError as error:  # such as a link to nothing, which is refused when it is read
+        return f"unreadable {error.errno}"
 
 
 def summarise_split(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -102,11 +115,15 @@ def write_manifest(folder: epath.Path, manifest: dict[str, Any]) -> None:
 
     The manifest is the last thing that a preparation writes: where it exists, the rest is complete.
     """
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, ("file", "code", "message"), extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(row for row in manifest["files"] if row["status"] == "rejected")
-    (folder / "rejected.csv").write_text(table.getvalue())
+    columns = ("file", "code", "message")
+    refused = [line for line in manifest["files"] if line["status"] == "rejected"]
+    rows = ([line[name] for name in columns] for line in refused)
+    csv_files.write(folder / "rejected.csv", columns, rows)
+    # A file name need not be UTF-8, but JSON is.
+    lines = [
+        {key: csv_files.to_utf8(value) for key, value in line.items()} for line in manifest["files"]
+    ]
+    manifest = manifest | {"files": lines}
     draft = folder / "manifest.json.tmp"
     draft.write_text(json.dumps(manifest, indent=1) + "\n")
     draft.replace(folder / "manifest.json")

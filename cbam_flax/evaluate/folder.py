@@ -1,7 +1,5 @@
 """WORKDIR/evaluation/<name>: metrics.json, predictions.csv, report.html and the pictures."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +10,7 @@ from cbam_flax import provenance as provenance_lib
 from cbam_flax.checkpoint import Restored
 from cbam_flax.evaluate.predict_split import FURTHER_COLUMNS, Predictions
 from cbam_flax.input_pipeline import Split
+from data_prep import csv_files
 from data_prep.cli import UserError
 
 COLUMNS = ("image_id", "patient_id", "label", "probability", "logit", *FURTHER_COLUMNS)
@@ -31,11 +30,8 @@ def write(
         draft.rmtree()
     draft.mkdir(parents=True)
     (draft / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(zip(*(_cells(name, predictions[name]) for name in COLUMNS), strict=True))
-    (draft / "predictions.csv").write_text(table.getvalue())
+    rows = zip(*(_cells(name, predictions[name]) for name in COLUMNS), strict=True)
+    csv_files.write(draft / "predictions.csv", COLUMNS, rows)
     for name, data in drawn.items():
         (draft / f"{name}.png").write_bytes(data)
     (draft / "report.html").write_text(page)
@@ -55,11 +51,16 @@ def read(folder: Any) -> tuple[dict[str, Any], Predictions]:
             f"{folder} holds no evaluation; run python -m cbam_flax.evaluate "
             f"--workdir={folder.parent.parent} first"
         )
-    rows = list(csv.DictReader((folder / "predictions.csv").read_text().splitlines()))
-    return json.loads((folder / "metrics.json").read_text()), {
-        name: np.array([row[name] for row in rows]).astype(NUMBERS.get(name, str))
-        for name in COLUMNS
-    }
+    table = folder / "predictions.csv"
+    rows = csv_files.read(table, COLUMNS, "evaluate the run again")
+    try:
+        predictions = {
+            name: np.array([row[name] for row in rows]).astype(NUMBERS.get(name, str))
+            for name in COLUMNS
+        }
+    except ValueError as error:
+        raise UserError(f"{table} is damaged ({error}); evaluate the run again") from error
+    return json.loads((folder / "metrics.json").read_text()), predictions
 
 
 def provenance(restored: Restored, split: Split) -> dict[str, Any]:
@@ -76,7 +77,10 @@ def provenance(restored: Restored, split: Split) -> dict[str, Any]:
     }
 
 
-def _cells(name: str, column: np.ndarray) -> list[str]:
+def _cells(name: str, column: np.ndarray) -> list[Any]:
+    """Numbers stay numbers, so that a negative logit is not taken for text."""
     if name == "probability":
         return [f"{value:.8f}" for value in column]
-    return ["" if value == "nan" else value for value in column.astype(str)]
+    if np.issubdtype(column.dtype, np.number):
+        return ["" if np.isnan(value) else value for value in column]
+    return list(column.astype(str))

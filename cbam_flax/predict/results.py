@@ -8,6 +8,7 @@ import numpy as np
 
 from cbam_flax.predict import dicom_output, overlay
 from cbam_flax.predict.reader import Decoded
+from data_prep import cli
 
 COLUMNS = (
     "image_id",
@@ -65,7 +66,7 @@ def row(result: Result, bundle: dict[str, Any]) -> tuple[Any, ...]:
     """The line of predictions.csv, in the order of `COLUMNS`."""
     return (
         result.image.source.image_id,
-        result.image.source.path,
+        str(result.image.source.path),
         f"{result.probability:.8g}",
         decision_text(result, bundle),
         ";".join(result.flags),
@@ -96,7 +97,9 @@ def write_pictures(
     ]
     picture = overlay.draw(result.image.panel, result.attention, result.image.box, lines)
     if overlays:
-        (overlays / f"{result.image.source.image_id}.png").write_bytes(overlay.encode_png(picture))
+        path = overlays / f"{result.image.source.image_id}.png"
+        with cli.naming(path):
+            path.write_bytes(overlay.encode_png(picture))
     if not dicom:
         return True
     if not dicom_output.has_references(result.image.header):
@@ -109,7 +112,7 @@ def write_pictures(
         ),
     }
     for kind, dataset in objects.items():
-        dataset.save_as(
-            dicom / f"{result.image.source.image_id}-{kind}.dcm", enforce_file_format=True
-        )
+        path = dicom / f"{result.image.source.image_id}-{kind}.dcm"
+        with cli.naming(path):
+            dataset.save_as(path, enforce_file_format=True)
     return True

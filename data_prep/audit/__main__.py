@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 from data_prep import cli
+from data_prep.regular_files import NotAFileError, TooLargeError, read_bytes
+from data_prep.text_files import replace_text
 
 EXAMPLE = """example:
   python -m data_prep.audit --raw=rsna --mapping=download --out=audit.json
@@ -15,6 +17,9 @@ The folder of images may be missing; then near-duplicates are not looked for, an
 and pixel spacing come from --metadata alone: a CSV file with the columns patientId, ViewPosition,
 PatientSex, PatientAge and PixelSpacing. --splits tests a split that somebody published: how many
 images of each other split share a patient, or are themselves, in its train."""
+
+
+_MAX_RESULT_BYTES = 1 << 26
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,6 +43,24 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def check_out(path: Path) -> None:
+    """Before any work: nothing is at this path, or the result of an earlier audit.
+
+    Raises:
+      UserError: something else is there, which is not to be replaced.
+      OSError: the path cannot be looked at.
+    """
+    try:
+        path.lstat()
+        earlier = json.loads(read_bytes(path, _MAX_RESULT_BYTES))
+    except FileNotFoundError:
+        return
+    except (NotADirectoryError, NotAFileError, TooLargeError, ValueError, RecursionError):
+        earlier = None
+    if not isinstance(earlier, dict) or "leakage" not in earlier:
+        raise cli.UserError(f"--out={path} is no audit's result; give the name of a new JSON file")
+
+
 def main() -> None:
     args = parse_args()
     from etils import epath
@@ -47,6 +70,8 @@ def main() -> None:
     from data_prep.audit.inputs import look_at_images, read_metadata, read_splits, read_table
     from data_prep.mapping import find_mapping, read_mapping
 
+    check_out(args.out)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     raw = epath.Path(args.raw)
     mapping = find_mapping(args.mapping, os.fspath(args.out.parent))
     table = read_table(raw, read_mapping(mapping))
@@ -57,10 +82,8 @@ def main() -> None:
         headers, duplicates = look_at_images(raw, table.ids, args.workers)
         metadata = metadata or headers
     result = run.audit(table, metadata, duplicates, args.draws, published)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    draft = args.out.with_name(f"{args.out.name}.tmp")
-    draft.write_text(json.dumps(result, indent=1) + "\n")
-    draft.replace(args.out)
+    with cli.naming(args.out):
+        replace_text(args.out, json.dumps(result, indent=1) + "\n")
     print(run.render(result))
 
 

@@ -86,9 +86,10 @@ def read_splits(path: epath.Path, ids: list[str]) -> Splits:
       UserError: a column is missing, no row is of `train`, or all rows are.
     """
     place = {image_id: i for i, image_id in enumerate(ids)}
+    columns = ("image_id", "split")
+    mend = f"give --splits a CSV file with {', '.join(columns)}"
     rows = [
-        (row["image_id"].strip(), row["split"].strip())
-        for row in read_rows(path, ("image_id", "split"))
+        (row["image_id"].strip(), row["split"].strip()) for row in read_rows(path, columns, mend)
     ]
     known = [(place[image_id], split) for image_id, split in rows if image_id in place]
     names = {split for _, split in known}
@@ -108,7 +109,9 @@ def read_metadata(path: epath.Path, ids: list[str]) -> dict[str, dict[str, str]]
     Raises:
       UserError: it lacks an id or a column.
     """
-    rows = {row["patientId"]: row for row in read_rows(path, ("patientId", *CONFOUNDERS.values()))}
+    columns = ("patientId", *CONFOUNDERS.values())
+    mend = f"give --metadata a CSV file with {', '.join(columns)}"
+    rows = {row["patientId"]: row for row in read_rows(path, columns, mend)}
     missing = next((image_id for image_id in ids if image_id not in rows), None)
     if missing:
         raise UserError(f"{path} has no row for {missing}; give the table of all images")

@@ -6,7 +6,6 @@ import logging
 import os
 import warnings
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from data_prep.dicom.codestream import parse_codestream, repair_scan
 from data_prep.dicom.grey import to_grey
 from data_prep.dicom.header import HEADER_KEYWORDS, read_header
 from data_prep.dicom.refusal import REFUSAL_CODES, DicomRefusal
+from data_prep.regular_files import NotAFileError, TooLargeError, read_bytes
 
 # pydicom logs and warns on each oddity, with tracebacks; here they are refusals or harmless.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
@@ -114,12 +114,12 @@ def read_radiograph(
 
 
 def _read_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
-    path = Path(path)
     try:
-        size = path.stat().st_size
-        if size > max_bytes + _MAX_HEADER_BYTES:
-            raise DicomRefusal("too_large", f"a file of {size:,} bytes")
-        return path.read_bytes()
+        return read_bytes(path, max_bytes + _MAX_HEADER_BYTES)
+    except NotAFileError as error:
+        raise DicomRefusal("not_a_file", str(error.strerror)) from error
+    except TooLargeError as error:
+        raise DicomRefusal("too_large", str(error.strerror)) from error
     except OSError as error:
         raise DicomRefusal("unreadable", f"{error.strerror or error}") from error
 

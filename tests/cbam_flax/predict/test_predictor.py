@@ -12,6 +12,7 @@ from cbam_flax.export import artefacts
 from cbam_flax.export.run_record import SCOPE
 from cbam_flax.predict import Predictor, bundle, reader, runtimes
 from cbam_flax.predict.score_files import Summary, score_files
+from data_prep import csv_files
 from data_prep.cli import UserError
 from data_prep.dicom import DicomRefusal
 
@@ -72,8 +73,7 @@ def radiographs(tmp_path, write_dicom) -> list[pathlib.Path]:
 
 
 def read_csv(path: pathlib.Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return csv_files.read(path, (), "")
 
 
 def test_arrays_and_paths_alone_and_together(toy, radiographs):
@@ -186,7 +186,54 @@ def test_names_of_any_bytes_and_length_are_written(toy, tmp_path, write_dicom):
     summary = score_files(predictor, sources, out, workers=0, overlays=True, dicom=False)
     assert summary.scored == 3
     assert len(list((out / "overlays").iterdir())) == 3
-    assert b"caf\xe9.dcm" in (out / "predictions.csv").read_bytes()
+    (out / "predictions.csv").read_text(encoding="utf-8")
+    paths = {row["path"] for row in read_csv(out / "predictions.csv")}
+    assert paths == {str(source.path) for source in sources}
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_what_a_spreadsheet_would_run_is_text(toy, tmp_path, write_dicom):
+    image = write_dicom(tmp_path / "=1+1.dcm", IMAGES[0], StudyInstanceUID="@SUM(1)")
+    sources = [reader.Source(0, image.stem, image), reader.Source(1, "-1+1", pathlib.Path("-1+1"))]
+    score_files(Predictor.load(toy), sources, tmp_path, workers=0)
+    for name in ("predictions.csv", "rejected.csv"):
+        with (tmp_path / name).open(newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+    [row] = read_csv(tmp_path / "predictions.csv")
+    assert (row["image_id"], row["study_instance_uid"]) == ("=1+1", "@SUM(1)")
+    assert read_csv(tmp_path / "rejected.csv")[0]["file"] == "-1+1"
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "overlays/image0.png", "dicom/image0-sr.dcm"])
+def test_a_full_disk_is_named_and_leaves_the_older_results(
+    toy, radiographs, tmp_path, monkeypatch, name
+):
+    if name.startswith("dicom"):
+        pytest.importorskip("highdicom")
+    out = tmp_path / "out"
+    with bundle.whole_folder(out, "predictions.csv") as draft:
+        (draft / "predictions.csv").write_text("older")
+    make_folder = pathlib.Path.mkdir
+
+    def mkdir(folder, *args, **kwargs):  # with the disk full for that one file
+        make_folder(folder, *args, **kwargs)
+        if folder.name == name.partition("/")[0]:
+            (folder.parent / name).symlink_to("/dev/full")
+
+    def predict() -> None:
+        with bundle.whole_folder(out, "predictions.csv") as draft:
+            if "/" not in name:
+                (draft / name).symlink_to("/dev/full")
+            score_files(Predictor.load(toy), sources, draft, workers=0, overlays=True, dicom=True)
+
+    monkeypatch.setattr(pathlib.Path, "mkdir", mkdir)
+    sources = reader.find_files(radiographs[:1], skip=out)
+    with pytest.raises(OSError, match=f"No space left on device.*{name}"):
+        predict()
+    assert [path.name for path in out.iterdir()] == ["predictions.csv"]
+    assert (out / "predictions.csv").read_text() == "older"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]
 
 
 def test_pictures_and_dicom_lie_beside_the_table(toy, radiographs, tmp_path, write_dicom):

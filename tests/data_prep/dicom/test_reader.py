@@ -132,7 +132,8 @@ def test_what_is_not_dicom():
 
 def test_no_such_file(tmp_path):
     assert code_of(tmp_path / "none.dcm") == "unreadable"
-    assert code_of(tmp_path) == "unreadable"
+    assert code_of(tmp_path) == "not_a_file"
+    assert code_of("/dev/zero") == "not_a_file"
 
 
 def test_a_file_that_is_too_big_is_not_read(tmp_path):
