@@ -14,6 +14,7 @@ from data_prep import csv_files
 from data_prep.grey_range import distribution, grey_range
 
 SCHEMA = 1
+_NAMES = {"file", "image_id", "message"}  # of a line, which come from the names of files
 SYNTHETIC = "synthetic"  # the flag of an image that was drawn
 SYNTHETIC_WARNING = (
     "SYNTHETIC: the images are drawings, not radiographs of patients; no figure says anything "
@@ -121,7 +122,8 @@ def write_manifest(folder: epath.Path, manifest: dict[str, Any]) -> None:
     csv_files.write(folder / "rejected.csv", columns, rows)
     # A file name need not be UTF-8, but JSON is.
     lines = [
-        {key: csv_files.to_utf8(value) for key, value in line.items()} for line in manifest["files"]
+        line | {key: csv_files.to_utf8(line[key]) for key in _NAMES & line.keys()}
+        for line in manifest["files"]
     ]
     manifest = manifest | {"files": lines}
     draft = folder / "manifest.json.tmp"
