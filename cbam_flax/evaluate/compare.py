@@ -112,13 +112,13 @@ def compare(
                 "difference": limits,
                 "over": ONE_SEED if alone else "patients and seeds",
                 "paired_by_seed": paired,
-                "p": p and round(p, 5),
+                "p": p,
                 "p_adjusted": None,
             }
         )
     tested = [row for row in differences if row["p"] is not None]
     for row, p in zip(tested, bootstrap.holm([row["p"] for row in tested]), strict=True):
-        row["p_adjusted"] = round(p, 5)
+        row["p_adjusted"] = p
     return {"name": name, "n": int(label.size), "groups": table, "differences": differences}
 
 
@@ -150,12 +150,16 @@ def markdown(comparison: dict[str, Any]) -> str:
         ]
     for row in comparison["differences"]:
         paired = "image and seed" if row["paired_by_seed"] else "image"
-        p_values = ["-" if row[key] is None else f"{row[key]:.4f}" for key in ("p", "p_adjusted")]
+        p_values = f"{_shown_p(row['p'])} | {_shown_p(row['p_adjusted'])}"
         lines.append(
             f"| {row['first']} - {row['second']} | {row['figure']} | {shown(row['difference'])} "
-            f"| {row['over']} | {paired} | {' | '.join(p_values)} |"
+            f"| {row['over']} | {paired} | {p_values} |"
         )
     return "\n".join(lines)
+
+
+def _shown_p(p: float | None) -> str:
+    return "-" if p is None else "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def _resolved(workdir: str) -> str:

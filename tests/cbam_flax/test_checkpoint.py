@@ -29,7 +29,7 @@ def make_state(config, mesh):
 
 @pytest.fixture(scope="module")
 def saved(make_tiny_config, tmp_path_factory):
-    """A run with checkpoints after steps 1 to 5, of which step 2 is the first of the best by AUROC."""
+    """A run with checkpoints after steps 1 to 5, of which step 2 is the first of the two best."""
     workdir, config = tmp_path_factory.mktemp("run"), make_tiny_config()
     mesh = sharding.make_mesh({"data": 2, "fsdp": 4, "spatial": 1})
     state, _ = make_state(config, mesh)
