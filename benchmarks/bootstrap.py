@@ -11,7 +11,7 @@ same images. It counts p < 0.05 for the difference in AUROC where both groups ar
 where they are of two methods that are equally good (of both 5 % are right), and where one method's
 AUROC is 0.02 higher (the power).
 
-    python -m benchmarks.bootstrap --seeds 2 5 10 --patients 200 --datasets 4000 --resamples 200
+    python -m benchmarks.bootstrap --seeds 5 10 --patients 150 --datasets 4000 --resamples 100
 """
 
 import argparse
