@@ -28,17 +28,15 @@ def make_manager(workdir: str, config: ConfigDict | None = None) -> ocp.Checkpoi
     """
     from etils import epath
 
-    options = ocp.CheckpointManagerOptions(
-        best_fn=lambda metrics: metrics[BEST], read_only=True, create=False
-    )
+    options = ocp.CheckpointManagerOptions(best_fn=_rank, read_only=True, create=False)
     if config is not None:
         options = ocp.CheckpointManagerOptions(
-            best_fn=lambda metrics: metrics[BEST],
+            best_fn=_rank,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(
                 [
                     checkpoint_managers.LatestN(config.checkpoint.keep_latest),
                     checkpoint_managers.BestN(
-                        get_metric_fn=lambda metrics: metrics[BEST],
+                        get_metric_fn=_rank,
                         n=config.checkpoint.keep_best,
                         keep_checkpoints_without_metrics=False,
                     ),
@@ -76,8 +74,13 @@ def save(
             state=ocp.args.StandardSave(state),
             run=ocp.args.JsonSave({"config": json.loads(config.to_json()), "data": fingerprint}),
         ),
-        metrics=metrics,
+        metrics=metrics and metrics | {"step": step},
     )
+
+
+def _rank(metrics: dict[str, float]) -> tuple[float, float]:
+    """By AUROC, and of equal ones the earliest: a plateau is no improvement."""
+    return metrics[BEST], -metrics.get("step", 0)
 
 
 def restore(manager: ocp.CheckpointManager, step: int, abstract_state: TrainState) -> TrainState:

@@ -69,6 +69,7 @@ def provenance(restored: Restored, split: Split) -> dict[str, Any]:
     config.pop("data_dir")  # a path of one machine
     return {
         "checkpoint_step": restored.step,
+        "weights_sha256": provenance_lib.variables_sha256(restored.variables),
         "config_sha256": provenance_lib.sha256_of_json(config),
         "trained_on": restored.fingerprint,
         "evaluated_on": split.fingerprint,

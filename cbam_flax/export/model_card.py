@@ -116,7 +116,8 @@ def _results(metrics: dict[str, Any]) -> str:
     ]
     return (
         f"{metrics['n']:,} images of {metrics['n_patients']:,} patients, "
-        f"{metrics['n_positive']:,} positive. 95 % intervals from a bootstrap over patients.\n\n"
+        f"{metrics['n_positive']:,} positive. 95 % intervals from a bootstrap over patients; "
+        f"exact limits where a rate is 0 or 1, and for the PPV and NPV that follow from it.\n\n"
         + _table(("metric", "value (95 % interval)"), rows)
         + f"\n\nAt the operating point: {confusion}.\n\n"
         + _table(("prevalence", "PPV", "NPV"), prevalence)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from cbam_flax import provenance
 from cbam_flax.checkpoint import Restored
 from cbam_flax.evaluate import folder as evaluation_folder
 from cbam_flax.input_pipeline import Split
@@ -86,6 +87,7 @@ def test_provenance_names_everything_but_paths(tiny_config):
     found = evaluation_folder.provenance(restored, split)
     assert found["checkpoint_step"] == 12
     assert found["evaluated_on"] == "bb"
+    assert found["weights_sha256"] == provenance.variables_sha256({})
     assert "/somewhere" not in json.dumps(found)
     tiny_config.data_dir = "/elsewhere"
     assert evaluation_folder.provenance(restored, split) == found
