@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from cbam_flax.config import FREE_ON_RESUME, flatten
+from cbam_flax.config import FREE_ON_RESUME, flatten, stored_config
 from cbam_flax.evaluate import bootstrap, folder, statistics
 from cbam_flax.evaluate.plots import shown
 from data_prep.cli import UserError
@@ -135,11 +134,9 @@ def markdown(comparison: dict[str, Any]) -> str:
 def _group(workdirs: Sequence[str], of_runs: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
     """The runs of each config, under the names of the keys in which the configs differ."""
     configs = []
-    for config in of_runs:
-        leaves = flatten(ConfigDict(config))
-        configs.append(
-            {k: v for k, v in leaves.items() if not NOT_A_DIFFERENCE & {k, k.split(".")[0]}}
-        )
+    for workdir, config in zip(workdirs, of_runs, strict=True):
+        leaves = flatten(stored_config(config, f"the evaluated config of {workdir}"))
+        configs.append({k: v for k, v in leaves.items() if k not in NOT_A_DIFFERENCE})
     keys = sorted(set().union(*configs))
     differing = [key for key in keys if len({str(config.get(key)) for config in configs}) > 1]
     groups: dict[str, list[str]] = {}
