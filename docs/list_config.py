@@ -6,7 +6,7 @@ from cbam_flax.config_keys import KEYS, TEXT, UNITS, Key
 
 HEAD = f"""# The keys of the config
 
-`cbam_flax/config_keys.py` declares every key; `python -m docs.list_config` writes this page from it.
+`cbam_flax/config_keys.py` declares every key, and `python -m docs.list_config` writes this page.
 Values are checked before anything else is done. `python -m cbam_flax.main --help` prints the same
 list.
 

@@ -121,7 +121,11 @@ def test_intervals(interval, inside, outside):
         ),
         ("evaluate.at_end", ("nope",), r"a tuple of a length in .*one of train, validation, test"),
         ("model.stages", (8, 8), "a tuple of length 4, each element an integer in"),
-        ("mesh.data", 0, r"config.mesh.data is 0; it must be an integer in -1 or in \[1, inf\)"),
+        (
+            "mesh.data",
+            0,
+            r"config.mesh.data is 0; it must be an integer that is -1 or in \[1, inf\)",
+        ),
         ("batchsize", 3, "the config has no key batchsize; did you mean batch_size?"),
         ("model.depth.of", 3, "the config has no key model.depth.of; "),
         ("model", ConfigDict(), "config.model is a group; set its keys one by one"),
