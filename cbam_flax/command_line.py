@@ -100,7 +100,7 @@ def key_help() -> str:
     """The keys of the config for --help: default, what is allowed, meaning."""
     lines = ["keys of the config (docs/config.md), set by --config.KEY=VALUE:"]
     for path, key in KEYS.items():
-        allowed = "" if key.allowed in (TEXT, SWITCH) else f"{key.allowed}: "
+        allowed = "" if key.allowed in (TEXT, SWITCH) else f"{key.allowed}  "
         text = f"{f'{path} = {key.shown}':<42}{allowed}{key.meaning}"
         lines += textwrap.wrap(text, 100, initial_indent="  ", subsequent_indent=" " * 44)
     return "\n".join(lines)

@@ -4,7 +4,6 @@ This is the one place for all three. The defaults and the checks of `config.py`,
 `python -m cbam_flax.main --help` prints and docs/config.md come from it.
 """
 
-import math
 from typing import Any, NamedTuple
 
 UNITS = {"steps": int, "epochs": float, "examples": int}  # of a duration
@@ -88,17 +87,18 @@ def _lies_in(value: float, part: str) -> bool:
         return value == float(part)
     low, high = map(float, part[1:-1].split(","))
     above = low <= value if part[0] == "[" else low < value
-    return above and (value <= high if part[-1] == "]" else value < high) and value != math.inf
+    return above and (value <= high if part[-1] == "]" else value < high)
 
 
 # fmt: off
 KEYS = {
-    "seed": Key(0, "[0, 4294967295]", "of the first weights, the order of the data, augmentation"),
+    "seed": Key(0, "[0, 4294967295]", "of initial weights, order of examples and augmentation"),
     "data_dir": Key("data", TEXT, "as given to data_prep.prepare; local or gs://", may_change=True),
     "dataset": Key("rsna_pneumonia", TEXT, "or with a variant, as in rsna_pneumonia/256px-row"),
     "image_size": Key(256, "[28, 4096]", "height and width in pixels; names the data's variant"),
     "batch_size": Key(64, "[1, 65536]", "images per step, over all devices and hosts"),
-    "sampling": Key("uniform", "uniform | balanced", "balanced: positives repeated to be half"),
+    "sampling": Key("uniform", "uniform | balanced",
+                    "balanced repeats positives until they are half of an epoch"),
     "shuffle_labels": Key(False, SWITCH, "negative control: train and select on permuted labels"),
     "duration": Key({"epochs": 30.0}, "(0, 2147483647]", "length of the training"),
 
@@ -113,23 +113,23 @@ KEYS = {
     "log_every_steps": Key(20, "[1, inf)", "steps between two log entries", may_change=True),
     "profile": Key(False, SWITCH, "a trace of a few early steps in WORKDIR/tensorboard",
                    may_change=True),
-    "non_finite": Key("stop", "stop | skip", "at a loss of nan or inf; skip: discard the step"),
+    "non_finite": Key("stop", "stop | skip", "at a loss of nan or inf; skip discards the step"),
 
-    "mesh.data": Key(-1, "-1 | [1, inf)", "devices that share the batch; -1: all that are left",
+    "mesh.data": Key(-1, "-1 | [1, inf)", "devices that share the batch; -1 is all that are left",
                      may_change=True),
     "mesh.fsdp": Key(1, "-1 | [1, inf)", "devices that share the batch and the large weights",
                      may_change=True),
     "mesh.spatial": Key(1, "-1 | [1, inf)", "devices that share the rows of each image",
                         may_change=True),
 
-    "model.preset": Key("cbam_resnet", "cbam_resnet | notebook", "the graph that follows"),
+    "model.preset": Key("cbam_resnet", "cbam_resnet | notebook", "what the other keys change"),
     "model.attention": Key("cbam", "none | se | channel | spatial | cbam", "gates of each block"),
     "model.pooling": Key("mixed", "max | avg | mixed", "halves the maps after each block"),
     "model.context": Key("aspp", "none | aspp", "atrous pyramid after the pools 2 and 4"),
     "model.dilations": Key((2, 4, 8), "[1, 256]", "rates of the atrous pyramid, in pixels",
                            length="[1, 16]"),
     "model.image_level": Key(False, SWITCH, "DeepLab v3's global branch in the atrous pyramid"),
-    "model.head": Key("flatten", "flatten | gap", "gap: the mean over the map"),
+    "model.head": Key("flatten", "flatten | gap", "of the last maps; gap takes their mean"),
     "model.spatial_norm": Key("none", "none | batch", "before the sigmoid of the spatial gate"),
     "model.stages": Key((64, 128, 128, 256), "[1, 8192]", "channels of the four blocks",
                         length="4"),
@@ -138,9 +138,9 @@ KEYS = {
     "model.reduction": Key(16, "[1, inf)", "channels per unit of the channel gate's bottleneck"),
     "model.dropout": Key(0.0, "[0, 1)", "probability, on the features that enter the head"),
     "model.dtype": Key("auto", "auto | float32 | bfloat16",
-                       "of maps; auto: bfloat16 on TPU and GPU, float32 on CPU"),
+                       "of maps; auto is bfloat16 on TPU and GPU, float32 on CPU"),
     "model.kernel_init": Key("auto", "auto | he_normal | glorot_uniform",
-                             "of 3x3 kernels and head; auto: as the preset does"),
+                             "of 3x3 kernels and head; auto does as the preset"),
     "model.zero_init_last_bn": Key(False, SWITCH, "each block starts as ReLU of its first half"),
     "model.remat": Key(False, SWITCH, "recompute blocks in the backward pass: less memory, slower"),
 
