@@ -100,7 +100,9 @@ def claim_workdir(workdir: str, config: ConfigDict, fingerprint: dict[str, str])
     folder = epath.Path(workdir)
     config_file, data_file = folder / "config.json", folder / "data.json"
     if config_file.exists() and data_file.exists():
-        changes = config_lib.differences(ConfigDict(json.loads(config_file.read_text())), config)
+        changes = config_lib.differences(
+            config_lib.stored_config(json.loads(config_file.read_text()), config_file), config
+        )
         old = json.loads(data_file.read_text())
         changes += [
             f"data of the {split} split: {old.get(split)} -> {value}"
@@ -161,7 +163,7 @@ def load_for_inference(workdir: str, step: int | None = None) -> Restored:
         saved = manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
         ).state
-    config = ConfigDict(run["config"])
+    config = config_lib.stored_config(run["config"], f"checkpoint {step} of {workdir}")
     params = saved["params"] if saved["ema_params"] is None else saved["ema_params"]
     return Restored(
         config=config,

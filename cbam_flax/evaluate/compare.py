@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from cbam_flax.config import FREE_ON_RESUME, flatten
+from cbam_flax.config import FREE_ON_RESUME, flatten, stored_config
 from cbam_flax.evaluate import bootstrap, folder, seeds, statistics
 from cbam_flax.evaluate.plots import shown
 from data_prep.cli import UserError
@@ -55,7 +54,7 @@ def compare(
     weights = [source.get("weights_sha256") for source in sources]  # not in older evaluations
     _refuse_repeats(workdirs, weights, "the same weights")
     configs = [source["config"] for source in sources]
-    named = _names(configs)
+    named = _names(workdirs, configs)
     seed_of = [config["seed"] for config in configs]
     _refuse_repeats(workdirs, list(zip(named, seed_of, strict=True)), "one config and one seed")
 
@@ -178,14 +177,12 @@ def _refuse_repeats(workdirs: Sequence[str], keys: Sequence[Any], why: str) -> N
         seen[key] = workdir
 
 
-def _names(of_runs: Sequence[dict[str, Any]]) -> list[str]:
+def _names(workdirs: Sequence[str], of_runs: Sequence[dict[str, Any]]) -> list[str]:
     """Each config by the keys in which they differ, except the seed and where it ran."""
     configs = []
-    for config in of_runs:
-        leaves = flatten(ConfigDict(config))
-        configs.append(
-            {k: v for k, v in leaves.items() if not NOT_A_DIFFERENCE & {k, k.split(".")[0]}}
-        )
+    for workdir, config in zip(workdirs, of_runs, strict=True):
+        leaves = flatten(stored_config(config, f"the evaluated config of {workdir}"))
+        configs.append({k: v for k, v in leaves.items() if k not in NOT_A_DIFFERENCE})
     keys = sorted(set().union(*configs))
     differing = [key for key in keys if len({str(config.get(key)) for config in configs}) > 1]
     return [
