@@ -33,7 +33,7 @@ class Predictor:
         bundle: str | os.PathLike[str],
         runtime: str = "jax",
         batch_size: int = 8,
-        verify_with: pathlib.Path | None = None,
+        verify_with: str | os.PathLike[str] | None = None,
     ) -> "Predictor":
         """Loads a bundle for one runtime, "jax" or "onnx".
 
@@ -49,7 +49,7 @@ class Predictor:
         if runtime not in RUNTIMES:
             raise cli.UserError(f"the runtime {runtime!r} is none of {', '.join(RUNTIMES)}")
         folder = pathlib.Path(bundle)
-        key = signature.public_key(verify_with) if verify_with else None
+        key = signature.public_key(pathlib.Path(verify_with)) if verify_with else None
         description = read_bundle(folder, key)
         path = artefact_path(folder, description, runtime)
         try:
