@@ -63,8 +63,8 @@ def read_bundle(folder: pathlib.Path, key: "Ed25519PublicKey | None" = None) -> 
         ) from error
     if "sha256" not in bundle:
         print(
-            f"warning: {path} was written before bundles had a hash of their own, so whether it "
-            f"was altered could not be checked; export it again to have one",
+            f"warning: {path} has no hash of its own, as in older versions, so whether it was "
+            f"altered could not be checked; export it again to have one",
             file=sys.stderr,
         )
     elif bundle["sha256"] != found:

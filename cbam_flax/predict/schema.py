@@ -122,10 +122,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
             and re.fullmatch(r"fixed|youden|(sensitivity|specificity)=[0-9.]+", value) is not None
         ),
     ),
-    "calibration.scale": (
-        "a finite number above 0",
-        _between(sys.float_info.min, _LARGEST),
-    ),
+    "calibration.scale": ("a finite number above 0", _between(sys.float_info.min, _LARGEST)),
     "calibration.bias": ("a finite number", _between(-_LARGEST, _LARGEST)),
     "scope.modalities": _TEXTS,
     "scope.body_parts": _TEXTS,

@@ -23,12 +23,13 @@ def private_key(path: pathlib.Path) -> "Ed25519PrivateKey":
     Raises:
         UserError: it is no such key, or the package cryptography is missing.
     """
-    return _read_key(path, "private", "openssl genpkey -algorithm ed25519")
+    mend = " without a passphrase; make one with: openssl genpkey -algorithm ed25519"
+    return _read_key(path, "private", mend)
 
 
 def public_key(path: pathlib.Path) -> "Ed25519PublicKey":
     """The Ed25519 public key in a file that openssl or ssh-keygen wrote; raises `UserError`."""
-    return _read_key(path, "public", "openssl pkey -in KEY -pubout")
+    return _read_key(path, "public", "; make it of the private one with: openssl pkey -pubout")
 
 
 def sign(folder: pathlib.Path, key: "Ed25519PrivateKey") -> None:
@@ -56,7 +57,7 @@ def verify(folder: pathlib.Path, key: "Ed25519PublicKey") -> None:
         ) from error
 
 
-def _read_key(path: pathlib.Path, half: str, command: str) -> Any:
+def _read_key(path: pathlib.Path, half: str, mend: str) -> Any:
     try:
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives import serialization
@@ -74,7 +75,5 @@ def _read_key(path: pathlib.Path, half: str, command: str) -> Any:
     except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it has a passphrase
         key = None
     if not isinstance(key, wanted):
-        raise UserError(
-            f"{path} is no Ed25519 {half} key without a passphrase; make one with: {command}"
-        )
+        raise UserError(f"{path} is no Ed25519 {half} key{mend}")
     return key
