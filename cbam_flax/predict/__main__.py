@@ -29,6 +29,12 @@ def main() -> int:
     parser.add_argument("--bundle", type=pathlib.Path, required=True, help="from cbam_flax.export")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the answers")
     parser.add_argument("--runtime", choices=RUNTIMES, default="jax")
+    parser.add_argument(
+        *("--verify_with", "--verify-with"),
+        type=pathlib.Path,
+        metavar="KEY",
+        help="public key, PEM or ssh; refuse a bundle that export did not sign with its other half",
+    )
     parser.add_argument("--overlays", action="store_true", help="write a PNG of each film")
     parser.add_argument(
         "--dicom_output",
@@ -48,7 +54,9 @@ def main() -> int:
         dicom_output.require_highdicom()
     sources = reader.find_files(arguments.paths, skip=arguments.out)
     with whole_folder(arguments.out, "predictions.csv") as draft:
-        predictor = Predictor.load(arguments.bundle, arguments.runtime, arguments.batch_size)
+        predictor = Predictor.load(
+            arguments.bundle, arguments.runtime, arguments.batch_size, arguments.verify_with
+        )
         summary = score_files(
             predictor,
             sources,

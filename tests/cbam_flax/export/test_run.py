@@ -65,3 +65,10 @@ def test_an_artefact_is_run_alone_without_this_project(tmp_path):
     outputs = run._run_alone(tmp_path, tmp_path / "images.npy", "jax")
     np.testing.assert_allclose(outputs["probability"], images.mean((1, 2, 3)), rtol=1e-5)
     np.testing.assert_array_equal(outputs["attention"], images[..., 0] * 2)
+
+
+def test_what_no_reader_would_take_is_not_exported(tmp_path):
+    description = {"calibration": {}, "labels": ["no pneumonia", "pneumonia"]}
+    with pytest.raises(UserError, match=r"cannot be exported: input\.shape is missing"):
+        run.write_bundle(tmp_path, None, {}, description, str)
+    assert list(tmp_path.iterdir()) == []

@@ -63,6 +63,7 @@ def toy(tmp_path_factory) -> pathlib.Path:
             "code": {},
         },
     }
+    description["sha256"] = bundle.content_sha256(description)
     (folder / "bundle.json").write_text(json.dumps(description))
     return folder
 
@@ -270,6 +271,60 @@ def test_a_damaged_bundle_is_refused_before_it_scores(toy, tmp_path):
         Predictor.load(toy, runtime="onnx")
     with pytest.raises(UserError, match="'torch' is none of jax, onnx"):
         Predictor.load(toy, runtime="torch")
+
+
+def test_a_bundle_of_the_version_before_scores_the_same(toy, tmp_path, capsys):
+    description = json.loads((toy / "bundle.json").read_text())
+    del description["sha256"]
+    (tmp_path / "bundle.json").write_text(json.dumps(description))
+    (tmp_path / "model.stablehlo").symlink_to(toy / "model.stablehlo")
+    found = Predictor.load(tmp_path).predict(IMAGES)
+    assert capsys.readouterr().err.count("could not be checked") == 1
+    np.testing.assert_array_equal(found, Predictor.load(toy).predict(IMAGES))
+    assert capsys.readouterr().err == ""
+
+
+def altered(toy: pathlib.Path, folder: pathlib.Path, **changes: object) -> pathlib.Path:
+    """The toy bundle with other values, other files, and hashes that fit them."""
+    if not (folder / "model.stablehlo").exists():
+        (folder / "model.stablehlo").write_bytes((toy / "model.stablehlo").read_bytes())
+    description = json.loads((toy / "bundle.json").read_text()) | changes
+    description["files"] = bundle.describe_files(folder)
+    description["sha256"] = bundle.content_sha256(description)
+    (folder / "bundle.json").write_text(json.dumps(description))
+    return folder
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\0" * 100])
+@pytest.mark.parametrize("runtime", ["jax", "onnx"])
+def test_an_artefact_that_its_runtime_cannot_load_is_one_sentence(toy, tmp_path, runtime, content):
+    (tmp_path / bundle.ARTEFACTS[runtime]).write_bytes(content)
+    with pytest.raises(UserError, match=f"^--runtime={runtime} cannot load .*; update") as caught:
+        Predictor.load(altered(toy, tmp_path), runtime)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_its_runtime_cannot_run_is_one_sentence(toy, tmp_path):
+    # Another size than the model was exported for.
+    preprocessing = {
+        "image_size": 64,
+        "aspect": "letterbox",
+        "interpolation": "area",
+        "voi": "first",
+    }
+    shape = {"shape": ["batch", 64, 64, 1], "dtype": "float32", "range": [0, 1]}
+    folder = altered(toy, tmp_path, preprocessing=preprocessing, input=shape)
+    with pytest.raises(UserError, match=r"cannot run on this machine \(Shape mismatch") as caught:
+        Predictor.load(folder).predict(IMAGES)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_saved_model_that_tensorflow_cannot_load_is_a_fault(tmp_path):
+    for content in (None, b"", b"no model"):
+        if content is not None:
+            (tmp_path / "saved_model.pb").write_bytes(content)
+        with pytest.raises(runtimes.Fault):
+            runtimes.load_tensorflow(tmp_path)
 
 
 def test_a_runtime_that_is_not_installed_is_named(toy, monkeypatch):
