@@ -149,7 +149,7 @@ def log_start(
             "  %-10s  %s images%s, %s positive",
             split.name,
             f"{len(split):,}",
-            f" of {patients:,} patients" if patients else "",
+            f" of {patients:,} patients" if patients else " of unknown patients",
             f"{split.labels.sum():,}",
         )
     logging.info("model: %s at %d x %d pixels", config.model.preset, *2 * [config.image_size])

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from cbam_flax.evaluate import baselines, bootstrap, statistics, subgroups
+from cbam_flax.evaluate import baselines, bootstrap, patients, statistics, subgroups
 from cbam_flax.evaluate.calibration import MEASURES, Calibration
 from data_prep.manifest import SYNTHETIC_WARNING
 
@@ -44,7 +44,7 @@ def analyse(
     analysis: dict[str, Any] = {
         "n": int(label.size),
         "n_positive": int(label.sum()),
-        "n_patients": len(np.unique(patient)),
+        **patients.count(predictions),
         "threshold": round(threshold, bootstrap.DECIMALS),
         **found,
         "uncalibrated": {name: raw[name] for name in ("brier", "log_loss", "ece")},
@@ -58,7 +58,11 @@ def analyse(
         "subgroups": subgroups.subgroup_figures(predictions, threshold, **draws),
         "baselines": None,
         "overlap": None,
-        "bootstrap": {"unit": "patient", "level": bootstrap.LEVEL, **draws},
+        "bootstrap": {
+            "unit": patients.resampling_unit(predictions),
+            "level": bootstrap.LEVEL,
+            **draws,
+        },
     }
     if train is not None:
         scores = baselines.shortcut_scores(train, predictions)
@@ -67,7 +71,7 @@ def analyse(
         analysis |= {
             "baselines": gains,
             "best_baseline": best,
-            "overlap": overlap(train, predictions),
+            "overlap": patients.overlap(train, predictions),
         }
     return analysis
 
@@ -117,16 +121,6 @@ def at_prevalence(
     return rows
 
 
-def overlap(train: Columns, predictions: Columns) -> dict[str, int]:
-    """How many evaluated images, or images of their patients, are in the training split."""
-    return {
-        "images": int(np.isin(predictions["image_id"], train["image_id"]).sum()),
-        "images_of_known_patients": int(
-            np.isin(predictions["patient_id"], train["patient_id"]).sum()
-        ),
-    }
-
-
 def warnings(metrics: Mapping[str, Any]) -> list[str]:
     """Warnings about the metrics, most serious first."""
     found = [SYNTHETIC_WARNING] if metrics["data"]["synthetic"] else []
@@ -142,6 +136,12 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
         found.append(
             f"LEAK: {shared['images_of_known_patients']} of {metrics['n']} images show patients "
             f"of the training split. The metrics are too good for new patients."
+        )
+    if shared and shared["unchecked"]:
+        found.append(
+            f"UNKNOWN PATIENTS: leaks are unchecked for {shared['unchecked']} of {metrics['n']} "
+            f"images, since they or the training images name no patient. Intervals are over "
+            f"{metrics['bootstrap']['unit']}: too narrow if patients have several images."
         )
     if metrics["baselines"]:
         name = metrics["best_baseline"]

@@ -9,6 +9,7 @@ import numpy as np
 
 from cbam_flax.config import FREE_ON_RESUME, flatten, stored_config
 from cbam_flax.evaluate import bootstrap, folder, seeds, statistics
+from cbam_flax.evaluate.patients import with_known_patients
 from cbam_flax.evaluate.plots import shown
 from data_prep.cli import UserError
 
@@ -41,7 +42,11 @@ def compare(
     from etils import epath
 
     _refuse_repeats(workdirs, [_resolved(workdir) for workdir in workdirs], "one folder")
-    runs = [folder.read(epath.Path(w) / "evaluation" / name) for w in workdirs]
+    found = [folder.read(epath.Path(w) / "evaluation" / name) for w in workdirs]
+    runs = [
+        (metrics, with_known_patients(predictions, metrics["data"]["split_scheme"]))
+        for metrics, predictions in found
+    ]
     first = runs[0][1]
     for workdir, (_, predictions) in zip(workdirs, runs, strict=True):
         for column in ("image_id", "label", "patient_id"):

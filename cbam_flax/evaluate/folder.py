@@ -30,7 +30,9 @@ def write(
         draft.rmtree()
     draft.mkdir(parents=True)
     (draft / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    rows = zip(*(_cells(name, predictions[name]) for name in COLUMNS), strict=True)
+    known = np.where(predictions["patient_known"], predictions["patient_id"], "")
+    written = {**predictions, "patient_id": known}
+    rows = zip(*(_cells(name, written[name]) for name in COLUMNS), strict=True)
     csv_files.write(draft / "predictions.csv", COLUMNS, rows)
     for name, data in drawn.items():
         (draft / f"{name}.png").write_bytes(data)
@@ -42,6 +44,8 @@ def write(
 
 def read(folder: Any) -> tuple[dict[str, Any], Predictions]:
     """metrics.json and the columns of predictions.csv, numbers as numbers.
+
+    `patient_id` is "" where the patient is not known.
 
     Raises:
         UserError: there is no evaluation at this epath.Path.

@@ -11,6 +11,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cbam_flax.evaluate.patients import with_known_patients
 from cbam_flax.input_pipeline import Split
 from cbam_flax.models import CBAMResNet
 from cbam_flax.sharding import AXES, make_mesh, replicated
@@ -76,17 +77,11 @@ def predict_split(
     columns = {name: split.columns[name] for name in ("image_id", "patient_id", "label")}
     columns |= {"probability": scipy.special.expit(logit), "logit": logit}
     columns |= {name: split.columns[name] for name in FURTHER_COLUMNS}
-    return with_known_patients(columns)
+    return with_known_patients(columns, split.manifest["split_scheme"])
 
 
 def _spans_processes(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
-
-
-def with_known_patients(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The columns, with every image of an unknown patient counted as its own patient."""
-    patient = columns["patient_id"]
-    return columns | {"patient_id": np.where(patient == "", columns["image_id"], patient)}
 
 
 def chunk_size(image_size: int) -> int:

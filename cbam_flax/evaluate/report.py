@@ -8,6 +8,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cbam_flax.evaluate import patients
 from cbam_flax.evaluate.plots import shown
 
 # File, heading, and alternative text.
@@ -71,9 +72,10 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     parts = [
         f"<h1>{_text(title)}</h1>",
         _headline(metrics),
-        f"<p>{metrics['n']:,} images of {metrics['n_patients']:,} patients, "
+        f"<p>{metrics['n']:,} images of {patients.described(metrics)}, "
         f"{metrics['n_positive']:,} positive ({prevalence:.1%}). In brackets: the 95 % "
-        f"interval from {metrics['bootstrap']['resamples']:,} resamples of patients.</p>",
+        f"interval from {metrics['bootstrap']['resamples']:,} resamples of "
+        f"{metrics['bootstrap']['unit']}.</p>",
         *(f"<p class=warning>{_text(warning)}</p>" for warning in metrics["warnings"]),
         "<h2>Metrics</h2>",
         _figures(metrics),
@@ -197,13 +199,17 @@ def _localisation(metrics: Mapping[str, Any]) -> str:
 def _data(metrics: Mapping[str, Any]) -> str:
     data = metrics["data"]
     rows = [
-        (name, f"{split['images']:,}", f"{split['patients']:,}", f"{split['positive']:,}")
+        (name, f"{split['images']:,}", _count(split["patients"]), f"{split['positive']:,}")
         for name, split in data["splits"].items()
     ]
     return (
         f"<h2>Data</h2><p>{_text(data['dataset'])}, split by {_text(data['split_scheme'])}.</p>"
         + _table(("split", "images", "patients", "positive"), rows)
     )
+
+
+def _count(patients: int) -> str:
+    return f"{patients:,}" if patients else "unknown"
 
 
 def _provenance(metrics: Mapping[str, Any]) -> str:

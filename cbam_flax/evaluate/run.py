@@ -18,7 +18,8 @@ from cbam_flax.evaluate import (
     report,
 )
 from cbam_flax.evaluate import folder as evaluation_folder
-from cbam_flax.evaluate.predict_split import Predictions, predict_split, with_known_patients
+from cbam_flax.evaluate.patients import with_known_patients
+from cbam_flax.evaluate.predict_split import Predictions, predict_split
 from cbam_flax.input_pipeline import Split, load_split
 from data_prep.cli import UserError
 from data_prep.manifest import is_synthetic
@@ -84,6 +85,7 @@ def evaluate_workdir(
         train = load_own("train")
     except UserError:  # external validation without access to the training data
         train = None
+    scheme = train.manifest["split_scheme"] if train else ""
     metrics = {
         "schema": 1,
         "dataset": evaluated.manifest["dataset"],
@@ -93,14 +95,14 @@ def evaluate_workdir(
         **analysis.analyse(
             predictions,
             fitted,
-            with_known_patients(train.columns) if train else None,
+            with_known_patients(train.columns, scheme) if train else None,
             prevalences=prevalences,
             resamples=resamples,
         ),
         "localisation": localisation.localise(
             restored.model,
             restored.variables,
-            with_known_patients(evaluated.columns),
+            with_known_patients(evaluated.columns, evaluated.manifest["split_scheme"]),
             evaluated.images,
             train.columns["boxes"] if train else None,
             explained,
@@ -134,7 +136,8 @@ def conclusion(workdir: str, metrics: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"{metrics['n']:,} images of the {metrics['split']} split: "
-        f"AUROC {plots.shown(metrics['auroc'])}, with the 95 % interval over patients",
+        f"AUROC {plots.shown(metrics['auroc'])}, with the 95 % interval over "
+        f"{metrics['bootstrap']['unit']}",
         *([f"warning: {text}" for text in metrics["warnings"]] or ["warnings: none"]),
         f"report: {workdir}/evaluation/{metrics['name']}/report.html",
     ]

@@ -6,6 +6,7 @@ The headings follow Mitchell et al. 2019, "Model Cards for Model Reporting".
 from collections.abc import Sequence
 from typing import Any
 
+from cbam_flax.evaluate import patients
 from cbam_flax.export.run_record import Run
 from data_prep.manifest import is_synthetic
 
@@ -94,7 +95,7 @@ def _data(run: Run) -> str:
     is_rsna = manifest["dataset"].startswith("rsna")
     counts, preprocessing = manifest["counts"], manifest["preprocessing"]
     rows = [
-        (name, split["images"], split["patients"], split["positive"])
+        (name, split["images"], split["patients"] or "unknown", split["positive"])
         for name, split in manifest["splits"].items()
     ]
     settings = ", ".join(f"{name} {value}" for name, value in preprocessing.items())
@@ -115,8 +116,9 @@ def _results(metrics: dict[str, Any]) -> str:
         for row in metrics["at_prevalence"]
     ]
     return (
-        f"{metrics['n']:,} images of {metrics['n_patients']:,} patients, "
-        f"{metrics['n_positive']:,} positive. 95 % intervals from a bootstrap over patients; "
+        f"{metrics['n']:,} images of {patients.described(metrics)}, "
+        f"{metrics['n_positive']:,} positive. 95 % intervals from a bootstrap over "
+        f"{metrics['bootstrap']['unit']}; "
         f"exact limits where a rate is 0 or 1, and for the PPV and NPV that follow from it.\n\n"
         + _table(("metric", "value (95 % interval)"), rows)
         + f"\n\nAt the operating point: {confusion}.\n\n"

@@ -42,6 +42,8 @@ def _make_columns(n: int, seed: int = 0, name: str = "test") -> dict[str, np.nda
     return {
         "image_id": np.array([f"{name}-{i:04}" for i in range(n)]),
         "patient_id": np.array([f"{name}-{i:03}" for i in rng.integers(n // 2 + 1, size=n)]),
+        "patient_known": np.ones(n, bool),
+        "source_image": np.array([f"{name}-{i:04}" for i in range(n)]),
         "label": label.astype(np.int32),
         "view": np.where(rng.random(n) < 0.3 + 0.3 * label, "AP", "PA"),
         "sex": rng.choice(["F", "M", ""], size=n),

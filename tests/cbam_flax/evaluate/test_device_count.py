@@ -25,7 +25,7 @@ images = rng.integers(256, size=(16, 256, 256), dtype=np.uint8)
 columns = {name: np.array(list("abcdefghijklmnop")) for name in ("image_id", "patient_id", "label")}
 columns |= {name: np.array(list("abcdefghijklmnop")) for name in predict_split.FURTHER_COLUMNS}
 variables = jax.tree_util.tree_map_with_path(draw, shapes)
-split = Split("test", images, columns, {})
+split = Split("test", images, columns, {"split_scheme": "patient"})
 found = predict_split.predict_split(model, variables, split, 16)
 print(jax.device_count(), found["logit"].tobytes().hex())
 """

@@ -26,7 +26,7 @@ def variables(model, draw_variables):
 @pytest.fixture(scope="module")
 def split(make_columns):
     images = np.random.default_rng(0).integers(256, size=(37, 32, 32), dtype=np.uint8)
-    return Split("test", images, make_columns(37), {})
+    return Split("test", images, make_columns(37), {"split_scheme": "patient"})
 
 
 def mesh_of(devices):
@@ -62,11 +62,6 @@ def test_sharded_parameters_give_the_same_logits(model, variables, split, refere
     assert not all(leaf.is_fully_replicated for leaf in jax.tree.leaves(spread))
     found = predict_split.predict_split(model, spread, split, 8, mesh)
     np.testing.assert_array_equal(found["logit"], reference["logit"])
-
-
-def test_images_without_a_patient_are_their_own():
-    columns = {"image_id": np.array(["a", "b"]), "patient_id": np.array(["", "p"])}
-    assert predict_split.with_known_patients(columns)["patient_id"].tolist() == ["a", "p"]
 
 
 def test_large_images_go_one_by_one():

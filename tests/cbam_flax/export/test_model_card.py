@@ -47,6 +47,7 @@ METRICS = {
     "n_positive": 55,
     "n_patients": 150,
     "warnings": [],
+    "bootstrap": {"unit": "patients"},
     "auroc": interval(0.87654),
     "ppv": interval(None),
     "confusion": {"tp": 50, "fp": 20, "fn": 5, "tn": 125},
