@@ -1,11 +1,15 @@
 """What leaks between splits, and what the confounders alone predict, before any training."""
 
 import argparse
+import hashlib
 import json
 import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
-from data_prep import cli
+from data_prep import cli, folders
+from data_prep.text_files import read_json
 
 EXAMPLE = """example:
   python -m data_prep.audit --raw=rsna --mapping=download --out=audit.json
@@ -37,6 +41,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_out(args.out)
     from etils import epath
 
     from data_prep import rsna
@@ -53,11 +58,40 @@ def main() -> None:
         headers, duplicates = look_at_images(raw, table.ids, args.workers)
         metadata = metadata or headers
     result = run.audit(table, metadata, duplicates, args.draws)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    draft = args.out.with_name(f"{args.out.name}.tmp")
-    draft.write_text(json.dumps(result, indent=1) + "\n")
-    draft.replace(args.out)
+    write(args.out, result)
     print(run.render(result))
+
+
+def check_out(out: Path) -> None:
+    """Refuses an `out` that cannot be written or that this command cannot prove to have written.
+
+    Raises:
+      UserError: it is such a file.
+    """
+    folders.check_place(out.parent)
+    if os.path.lexists(out):
+        mend = "give --out a new file"
+        if out.is_symlink() or not out.is_file():
+            raise cli.UserError(f"{out} is no plain file; {mend}")
+        content = read_json(out, mend)
+        if content.pop("sha256", None) != _sha256(content):
+            raise cli.UserError(
+                f"{out} was not written by this command, or was changed since; {mend}"
+            )
+
+
+def write(out: Path, result: dict[str, Any]) -> None:
+    """Writes the figures with a hash of them, by which a later call knows the file as its own."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".audit-") as scratch:
+        draft = Path(scratch) / out.name
+        draft.write_text(json.dumps(result | {"sha256": _sha256(result)}, indent=1) + "\n")
+        check_out(out)  # again, as the figures took a while
+        draft.replace(out)
+
+
+def _sha256(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 if __name__ == "__main__":
