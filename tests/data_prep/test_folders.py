@@ -312,19 +312,24 @@ def test_a_folder_that_may_be_somebody_elses_is_not(tmp_path):
         write(tmp_path / "b", NEW, earlier=own)
 
 
-PATHS = ("a", "a/b", "a/b/c", "a/" + INDEX, "d", "d/maps", "d/maps/x.png", "e", INDEX)
-FILES = (INDEX, "maps/x.png", "maps/y.png", "b", "b/c")
-path_names = st.sampled_from([*PATHS, ".", "..", "a/..", "d/../a", "n" * 300, "ü", "\udcff", "\0"])
+OUTPUTS = (INDEX, "maps/x.png", "maps/y.png", "b", "b/c")
+PATHS = ("a", *(f"a/{name}" for name in ("mine", "maps", *OUTPUTS)), "d", "d/maps", "e")
+OUTS = [*["a"] * 12, *PATHS, ".", "..", "a/..", "d/../a", "n" * 300, "\udcff", "\0"]
 actions = st.one_of(
-    st.tuples(st.just("file"), st.sampled_from(PATHS), st.sampled_from("uv")),
-    st.tuples(st.just("link"), st.sampled_from(PATHS), st.sampled_from([*PATHS, "nowhere"])),
     st.tuples(
-        st.just("call"),
-        path_names | st.text(max_size=12),
-        st.dictionaries(st.sampled_from(FILES), st.sampled_from("xy"), max_size=4),
-        st.sampled_from([None, None, *PATHS]),
-        st.booleans(),
+        st.just("file"), st.sampled_from([*PATHS, *[f"a/{INDEX}"] * 9]), st.sampled_from("uv")
     ),
+    st.tuples(st.just("link"), st.sampled_from(PATHS), st.sampled_from([*PATHS, "nowhere"])),
+    *[
+        st.tuples(
+            st.just("call"),
+            outs,
+            st.dictionaries(st.sampled_from(OUTPUTS), st.sampled_from("xy"), max_size=4),
+            st.sampled_from([None] * 12 + [*PATHS]),
+            st.sampled_from([False] * 4 + [True]),
+        )
+        for outs in (st.just("a"), st.sampled_from(OUTS) | st.text(max_size=12))
+    ],
 )
 
 
@@ -333,7 +338,7 @@ class Stopped(Exception):
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(st.lists(actions, max_size=8))
+@given(st.lists(actions, min_size=3, max_size=9))
 def test_whatever_lies_there_nothing_of_the_user_is_touched(steps):
     """`mine` is what the user put there: it is there, unchanged, after every call."""
     with tempfile.TemporaryDirectory() as scratch:
