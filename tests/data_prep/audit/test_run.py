@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from etils import epath
 
+from data_prep.audit import __main__ as audit_main
 from data_prep.audit import inputs, run
 from data_prep.audit.confounders import confounder_auroc
+from data_prep.cli import UserError
 from data_prep.mapping import read_mapping
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR AS")
@@ -55,3 +57,27 @@ def test_the_real_tables_give_the_known_figures(shared_data):
     patient = np.unique(table.patients, return_inverse=True)[1]
     found = confounder_auroc(table.label, patient, [view], draws=2)
     assert found["value"] == pytest.approx(0.706, abs=0.003)
+
+
+def test_the_file_is_replaced_only_where_this_command_wrote_it(tmp_path):
+    out = tmp_path / "deep" / "audit.json"
+    audit_main.check_out(out)
+    for value in (1.0, float("nan")):
+        audit_main.write(out, {"leakage": {"value": value}})
+    assert [path.name for path in out.parent.iterdir()] == ["audit.json"]
+    edited = out.read_text().replace("NaN", "0.5")
+    for content, words in (
+        (edited, "was changed since"),
+        ('{"mine": 1}', "not written"),
+        ("mine", "JSON"),
+    ):
+        out.write_text(content)
+        with pytest.raises(UserError, match=words):
+            audit_main.check_out(out)
+        with pytest.raises(UserError, match=words):
+            audit_main.write(out, {})
+        assert out.read_text() == content
+    with pytest.raises(UserError, match="is no plain file"):
+        audit_main.check_out(tmp_path)
+    with pytest.raises(UserError, match="is a file"):
+        audit_main.check_out(out / "audit.json")
