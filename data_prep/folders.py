@@ -51,11 +51,7 @@ def check_name(name: str) -> str:
 
 
 def check_place(out: Any, inputs: Iterable[Any] = ()) -> None:
-    """Refuses a path that cannot become an output folder, whatever it holds; changes nothing.
-
-    Raises:
-        UserError: as `writing`.
-    """
+    """Refuses a path that cannot become an output folder, whatever it holds; changes nothing."""
     if not isinstance(out, pathlib.Path):
         return
     try:
@@ -91,11 +87,7 @@ def check(
     inputs: Iterable[Any] = (),
     earlier: Callable[[Any], Files] | None = None,
 ) -> None:
-    """Refuses what `writing` would refuse, as far as it is known beforehand; changes nothing.
-
-    Raises:
-        UserError: as `writing`.
-    """
+    """Raises what `writing` would raise, as far as it is known beforehand; changes nothing."""
     out = _as_local(out)
     check_place(out, inputs)
     _check_content(out, command, {index, *outputs}, earlier)
@@ -137,11 +129,7 @@ def writing(
             _remove(draft)  # of a call that was killed
             draft.mkdir()
             yield draft
-            new = {
-                path.relative_to(draft).as_posix(): (sha256(path),)
-                for path in sorted(draft.rglob("*"))
-                if path.is_file()
-            }
+            new = {path.relative_to(draft).as_posix(): (sha256(path),) for path in _files(draft)}
             _refuse_others(out, {*own, *new}, own)
             both = {name: {*own.get(name, ()), *new.get(name, ())} for name in {*own, *new}}
             listed = {name: sorted(hashes) for name, hashes in both.items()}
@@ -182,8 +170,7 @@ def _check_content(
     out: Any, command: str, names: set[str], earlier: Callable[[Any], Files] | None
 ) -> Files:
     """The files in `out` that the command has written, after a look for all that is in its way."""
-    own: Files = {}
-    draft = out / DRAFT
+    own, draft = {}, out / DRAFT
     if _is_there(draft) and (_is_link(draft) or not draft.is_dir() or not is_unfinished(out)):
         raise UserError(f"{draft} is in the way; move it away or give a new folder")
     if _is_there(out / MARKER):
@@ -203,9 +190,8 @@ def _refuse_others(out: Any, names: set[str], own: Files) -> None:
         for folder in list(path.parents)[: len(pathlib.PurePosixPath(name).parts) - 1]:
             if _is_link(folder) or (_is_there(folder) and not folder.is_dir()):
                 raise UserError(f"{folder} is in the way; move it away or give a new folder")
-        if _is_there(path) and not (
-            not _is_link(path) and path.is_file() and sha256(path) in own.get(name, ())
-        ):
+        is_own = path.is_file() and not _is_link(path) and sha256(path) in own.get(name, ())
+        if _is_there(path) and not is_own:
             was = "was changed since" if name in own else "was not written by"
             raise UserError(
                 f"{path} {was} the last call of this command; move it away or give a new folder"
@@ -256,9 +242,7 @@ def _is_inside(name: str) -> bool:
 @contextlib.contextmanager
 def _made(out: Any) -> Iterator[None]:
     """The folder with its parents; those that were missing and stay empty are removed again."""
-    missing = []
-    if isinstance(out, pathlib.Path):
-        missing = [path for path in (out, *out.parents) if not os.path.lexists(path)]
+    missing = [path for path in (out, *out.parents) if not _is_there(path)]
     try:
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -266,7 +250,7 @@ def _made(out: Any) -> Iterator[None]:
             raise UserError(explain(error)) from error
         yield
     finally:
-        for folder in missing:
+        for folder in missing if isinstance(out, pathlib.Path) else ():
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
@@ -297,6 +281,11 @@ def _remove(draft: Any) -> None:
         shutil.rmtree(draft, ignore_errors=True)
     else:
         draft.rmtree(missing_ok=True)
+
+
+def _files(folder: Any) -> Iterator[Any]:
+    for path in folder.iterdir():  # epath has no recursive glob
+        yield from _files(path) if path.is_dir() else (path,)
 
 
 def _is_there(path: Any) -> bool:

@@ -55,13 +55,7 @@ def main() -> int:
         earlier=earlier_results,
     ) as draft:
         predictor = Predictor.load(arguments.bundle, arguments.runtime, arguments.batch_size)
-        summary = score_files(
-            predictor,
-            sources,
-            draft,
-            workers=arguments.workers,
-            **wanted,
-        )
+        summary = score_files(predictor, sources, draft, workers=arguments.workers, **wanted)
     if summary.without_dicom:
         print(
             f"no DICOM output for {summary.without_dicom} of the scored images: they have no valid "

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 
 import pytest
+from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -199,6 +200,23 @@ def test_a_path_that_cannot_be_a_folder_is_one_sentence(tmp_path, out, words):
 def test_a_bucket_is_no_local_folder():
     with pytest.raises(UserError, match="is not on this machine"):
         write(pathlib.Path("gs://bucket/out"), OLD)
+
+
+def test_a_remote_path_goes_the_same_way(tmp_path, monkeypatch):
+    """Where only what epath offers may be asked for; here of a local folder."""
+    monkeypatch.setattr(folders, "_as_local", lambda path: path)
+    out = epath.Path(tmp_path) / "deep" / "out"
+    (tmp_path / "deep" / "out").mkdir(parents=True)
+    (tmp_path / "deep" / "out" / "mine.txt").write_text("mine")
+    write(out, OLD)
+    write(out, NEW)
+    assert texts(tmp_path / "deep" / "out") == seen(NEW, **{"mine.txt": "mine"})
+    (out / INDEX).write_text("changed")
+    with pytest.raises(UserError, match="was changed since"):
+        write(out, OLD)
+    with pytest.raises(ValueError, match="stop"):
+        write(out.parent / "other", OLD, fail=ValueError("stop"))
+    assert not list((out.parent / "other").iterdir())
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
