@@ -247,7 +247,9 @@ def _made(out: Any) -> Iterator[None]:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(explain(error)) from error
+            raise UserError(
+                f"{out} cannot be made ({error.strerror}); give another folder"
+            ) from error
         yield
     finally:
         for folder in missing if isinstance(out, pathlib.Path) else ():

@@ -1,5 +1,7 @@
 import contextlib
+import errno
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -292,6 +294,42 @@ def test_after_a_kill_at_any_moment_the_same_command_finishes(tmp_path, monkeypa
             assert (state / "notes.md").read_text() == "n"
         write(state, NEW)
         assert tree(state) == undisturbed, state
+
+
+def test_after_a_full_disk_at_any_moment_the_same_command_finishes(tmp_path, monkeypatch):
+    twin = tmp_path / "twin"
+    for files in (OLD, NEW):
+        write(twin, files)
+    undisturbed, left = tree(twin), 0
+
+    def fail(module, name, changes):
+        original = getattr(module, name)
+
+        def call(path, *arguments, **options):
+            nonlocal left
+            left -= changes(*arguments)
+            if left == 0:
+                raise OSError(errno.ENOSPC, "No space left on device", os.fspath(path))
+            return original(path, *arguments, **options)
+
+        monkeypatch.setattr(module, name, call)
+
+    for tried in itertools.count(1):
+        root = tmp_path / str(tried)
+        write(root, OLD)
+        left = tried
+        fail(os, "mkdir", lambda *_: True)
+        fail(os, "replace", lambda *_: True)
+        fail(os, "unlink", lambda *_: True)
+        fail(io, "open", lambda mode="r", *_: "w" in mode)
+        with contextlib.suppress(OSError, UserError):
+            write(root, NEW)
+        monkeypatch.undo()
+        write(root, NEW)
+        assert tree(root) == undisturbed, tried
+        if left > 0:  # more than the command does
+            break
+    assert tried > 12
 
 
 HEADS = {INDEX: b"id,", "rejected.csv": b"file,"}

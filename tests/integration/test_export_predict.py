@@ -233,7 +233,7 @@ def test_bad_files_are_listed_and_stop_nothing(bundle, images, tmp_path):
     ("arguments", "words"),
     [
         (["--bundle={root}/none", "--out={root}/o", "{image}"], "does not exist; make one with"),
-        (["--bundle={root}", "--out={root}/o", "{image}"], "is not a bundle"),
+        (["--bundle={root}/empty", "--out={root}/o", "{image}"], "is not a bundle"),
         (["--bundle={bundle}", "--out={root}/o", "{root}/none.dcm"], "none.dcm does not exist"),
         (["--bundle={bundle}", "--out={root}/o", "{root}/empty"], "there is no file in"),
         (["--bundle={bundle}", "--out={image}", "{image}"], "is itself an input"),
