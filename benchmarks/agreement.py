@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 
 from cbam_flax.predict import Predictor, reader, runtimes
-from cbam_flax.predict.bundle import ARTEFACTS, read_bundle
+from cbam_flax.predict.bundle import ARTEFACTS, artefact_path, read_bundle
 
 BATCHES = (1, 7, 64)
 
@@ -44,7 +44,7 @@ def main() -> None:
     ]
     print(f"{len(read)} images, probabilities {expected.min():.3f} to {expected.max():.3f}")
     for runtime, name in ARTEFACTS.items():
-        function = runtimes.LOADERS[runtime](arguments.bundle / name)
+        function = runtimes.LOADERS[runtime](artefact_path(arguments.bundle, bundle, runtime))
         found = {}
         for size in BATCHES:
             predictor = Predictor(bundle, function, size)

@@ -28,17 +28,15 @@ def make_manager(workdir: str, config: ConfigDict | None = None) -> ocp.Checkpoi
     """
     from etils import epath
 
-    options = ocp.CheckpointManagerOptions(
-        best_fn=lambda metrics: metrics[BEST], read_only=True, create=False
-    )
+    options = ocp.CheckpointManagerOptions(best_fn=_rank, read_only=True, create=False)
     if config is not None:
         options = ocp.CheckpointManagerOptions(
-            best_fn=lambda metrics: metrics[BEST],
+            best_fn=_rank,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(
                 [
                     checkpoint_managers.LatestN(config.checkpoint.keep_latest),
                     checkpoint_managers.BestN(
-                        get_metric_fn=lambda metrics: metrics[BEST],
+                        get_metric_fn=_rank,
                         n=config.checkpoint.keep_best,
                         keep_checkpoints_without_metrics=False,
                     ),
@@ -76,8 +74,13 @@ def save(
             state=ocp.args.StandardSave(state),
             run=ocp.args.JsonSave({"config": json.loads(config.to_json()), "data": fingerprint}),
         ),
-        metrics=metrics,
+        metrics=metrics and metrics | {"step": step},
     )
+
+
+def _rank(metrics: dict[str, float]) -> tuple[float, float]:
+    """By AUROC, and of equal ones the earliest: a plateau is no improvement."""
+    return metrics[BEST], -metrics.get("step", 0)
 
 
 def restore(manager: ocp.CheckpointManager, step: int, abstract_state: TrainState) -> TrainState:
@@ -97,7 +100,9 @@ def claim_workdir(workdir: str, config: ConfigDict, fingerprint: dict[str, str])
     folder = epath.Path(workdir)
     config_file, data_file = folder / "config.json", folder / "data.json"
     if config_file.exists() and data_file.exists():
-        changes = config_lib.differences(ConfigDict(json.loads(config_file.read_text())), config)
+        changes = config_lib.differences(
+            config_lib.stored_config(json.loads(config_file.read_text()), config_file), config
+        )
         old = json.loads(data_file.read_text())
         changes += [
             f"data of the {split} split: {old.get(split)} -> {value}"
@@ -158,7 +163,7 @@ def load_for_inference(workdir: str, step: int | None = None) -> Restored:
         saved = manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
         ).state
-    config = ConfigDict(run["config"])
+    config = config_lib.stored_config(run["config"], f"checkpoint {step} of {workdir}")
     params = saved["params"] if saved["ema_params"] is None else saved["ema_params"]
     return Restored(
         config=config,

@@ -1,116 +1,72 @@
-"""The configuration: every key with its default, and the checks.
+"""The configuration: its defaults, ways to change it, and the check.
 
 The files in `configs/` start from `default_config()` and change what their data set needs. Override
-keys on the command line with `--config.model.width=0.5`; ml_collections refuses unknown ones.
+keys on the command line with `--config.model.width=0.5`. `config_keys.py` declares the keys.
 """
 
+import difflib
 import json
 import math
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
-from flax import traverse_util
 from ml_collections import ConfigDict, config_dict
 
+from cbam_flax.config_keys import KEYS, UNITS
 from data_prep.cli import UserError
 
-UNITS = ("steps", "epochs", "examples")
-
-# What may change when a run is resumed: paths, devices, and what is only logged.
-FREE_ON_RESUME = ("data_dir", "mesh", "log_every_steps", "profile")
+DURATIONS = [path for path, key in KEYS.items() if isinstance(key.default, dict)]
+FREE_ON_RESUME = {path for path, key in KEYS.items() if key.may_change}
+DROPPED = {"model.channels": 1, "model.param_dtype": "float32"}  # keys of older runs, fixed now
+MAX_STEPS = 2**31 - 1  # the state counts them in int32
 
 
 def duration(**amount: float) -> ConfigDict:
     """A length of training, such as `duration(epochs=30)`: exactly one of `UNITS` is not None."""
-    fields: dict[str, Any] = {
-        "steps": config_dict.placeholder(int),
-        "epochs": config_dict.placeholder(float),
-        "examples": config_dict.placeholder(int),
-    }
-    return ConfigDict(fields | {unit: value for unit, value in amount.items()})
+    fields: dict[str, Any] = {unit: config_dict.placeholder(kind) for unit, kind in UNITS.items()}
+    return ConfigDict(fields | amount)
 
 
 def default_config() -> ConfigDict:
     """Every key, with a default that suits RSNA at 256 px."""
-    config = ConfigDict()
-    config.seed = 0
-    config.data_dir = "data"  # as given to data_prep.prepare; local or gs://
-    config.dataset = "rsna_pneumonia"  # or with a variant, as in rsna_pneumonia/256px-row
-    config.image_size = 256  # height and width in pixels; names the variant of the data set
-    config.batch_size = 64  # global: over all devices and hosts
-    config.sampling = "uniform"  # or "balanced": positives repeated until they are half of an epoch
-    config.shuffle_labels = False  # negative control: train and select on permuted labels
-    config.duration = duration(epochs=30.0)
+    nested: dict[str, Any] = {}
+    for path, key in KEYS.items():
+        group, _, name = path.rpartition(".")
+        parent = nested.setdefault(group, {}) if group else nested
+        parent[name] = duration(**key.default) if isinstance(key.default, dict) else key.default
+    return ConfigDict(nested)
 
-    config.evaluate = ConfigDict({"every": duration(epochs=1.0), "batch_size": 16})
-    config.evaluate.at_end = ("test",)  # splits that the best checkpoint is evaluated on
-    config.checkpoint = ConfigDict(
-        {"every": duration(epochs=1.0), "keep_latest": 2, "keep_best": 1}
-    )
-    config.early_stopping = 0  # stop after N evaluations without a better AUROC; 0: off
-    config.log_every_steps = 20
-    config.profile = False  # a trace of a few early steps in WORKDIR/tensorboard
-    config.non_finite = "stop"  # or "skip": discard the step and go on
 
-    # -1 takes all devices that the other axes leave.
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "spatial": 1})
+def stored_config(values: Any, where: Any) -> ConfigDict:
+    """The checked config of a run on disk, which an older version may have written.
 
-    config.model = ConfigDict(
-        {
-            "preset": "cbam_resnet",  # or "notebook"
-            "attention": "cbam",  # none | se | channel | spatial | cbam
-            "pooling": "mixed",  # max | avg | mixed
-            "context": "aspp",  # none | aspp
-            "dilations": (2, 4, 8),
-            "image_level": False,  # DeepLab v3's global branch in the atrous pyramid
-            "head": "flatten",  # flatten | gap
-            "spatial_norm": "none",  # none | batch
-            "stages": (64, 128, 128, 256),
-            "width": 1.0,  # multiplies the stages
-            "hidden": 256,
-            "reduction": 16,
-            "dropout": 0.0,
-            "channels": 1,
-            "dtype": "auto",  # compute: bfloat16 on TPU and GPU, float32 on CPU
-            "param_dtype": "float32",
-            "kernel_init": "auto",  # as the preset does; or he_normal | glorot_uniform
-            "zero_init_last_bn": False,
-            "remat": False,  # recompute each block in the backward pass: less memory, more time
-        }
-    )
-    config.loss = ConfigDict(
-        {
-            "label_smoothing": 0.0,
-            "positive_weight": 1.0,  # multiplies the loss of positive examples
-            "l2": 0.0,  # times the sum of squares of the blocks' 3x3 kernels, as in the notebook
-        }
-    )
-    config.optimizer = ConfigDict(
-        {
-            "name": "adamw",  # adamw | adam | sgd
-            "learning_rate": 1e-3,
-            "schedule": "cosine",  # cosine | constant
-            "warmup": duration(epochs=1.0),
-            "weight_decay": 0.05,  # on kernels only
-            "momentum": 0.9,  # sgd
-            "gradient_clip": 1.0,  # global norm; 0: off
-            "accumulate": 1,  # microbatches per step
-            "ema": 0.999,  # decay of the averaged parameters that are evaluated; 0: off
-        }
-    )
-    config.augment = ConfigDict(
-        {
-            "rotation": 10.0,  # degrees, uniform in +-
-            "scale": 0.1,  # uniform in 1 +- scale
-            "shift": 0.05,  # of the side, uniform in +-
-            "flip_horizontal": True,
-            "flip_vertical": False,
-            "brightness": 0.1,  # added, uniform in +-
-            "contrast": 0.2,  # factor about the mean, uniform in 1 +- contrast
-            "gamma": 0.2,  # exponent exp(u), u uniform in +-
-            "erase": 0.0,  # probability that a rectangle is set to the fill value
-            "mixup": 0.0,  # alpha of the beta distribution; 0: off
-        }
-    )
+    Args:
+        values: as read from JSON; keys that it lacks take their defaults.
+        where: what was read, for the message.
+
+    Raises:
+        UserError: an unknown key, or a value that its key does not take.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where} is {values!r:.60}, no config; restore the file of the run")
+    config = default_config()
+    known = dict(_leaves(config))
+    with config.ignore_type():
+        for path, value in _leaves(values):
+            if path in DROPPED and value == DROPPED[path]:
+                continue
+            if path not in known:
+                raise UserError(
+                    f"{where} has {path}={_short(value)}, which this version does not know; "
+                    f"restore the file or use the version that wrote it"
+                )
+            group, _, name = path.rpartition(".")
+            parent = _lookup(config, group)
+            parent[name] = tuple(value) if isinstance(value, list) else value
+    try:
+        check(config)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     return config
 
 
@@ -123,47 +79,44 @@ def apply_argument(config: ConfigDict, argument: str) -> ConfigDict:
         UserError: a part is not NAME=VALUE, or the name or the type of the value is wrong.
     """
     for part in filter(None, argument.split(",")):
-        name, equals, value = part.partition("=")
+        name, equals, text = part.partition("=")
         path = {"pool": "pooling"}.get(name, name)
-        path = f"model.{path}" if path in config.model else path
+        path = f"model.{path}" if f"model.{path}" in KEYS else path
         if not equals:
             raise UserError(f"config argument {part!r} is not NAME=VALUE, as in attention=none")
         try:
-            config.update_from_flattened_dict({path: _parse(value, _lookup(config, path))})
+            config.update_from_flattened_dict({path: _parse(text, path)})
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise UserError(
                 f"config argument {part!r} does not fit: {name!r} is not a key of the config "
                 f"or does not take such a value"
             ) from error
+        replace_durations(config, [path])
     return config
 
 
-def _lookup(config: ConfigDict, path: str) -> Any:
-    for key in path.split("."):
-        config = config[key]
-    return config
-
-
-def _parse(text: str, old: Any) -> Any:
-    """`text` as the type of the value that it replaces."""
-    if isinstance(old, bool):
+def _parse(text: str, path: str) -> Any:
+    """`text` as the kind of value that the key at `path` takes."""
+    group, _, unit = path.rpartition(".")
+    kind = UNITS[unit] if group in DURATIONS else type(KEYS[path].default)
+    if kind is bool:
         return {"true": True, "false": False}[text.lower()]
-    if isinstance(old, ConfigDict | tuple):
-        raise TypeError("a single value cannot replace a section")
-    return text if old is None else type(old)(text)
+    if kind not in (int, float, str):
+        raise TypeError("a single value is no tuple and no group")
+    return kind(text)
 
 
-def replace_durations(config: ConfigDict, overridden: set[str]) -> None:
+def replace_durations(config: ConfigDict, overridden: Iterable[str]) -> None:
     """Lets `--config.duration.steps=100` replace `epochs` rather than conflict with it.
 
     Args:
         config: changed in place.
         overridden: dotted keys that were set on the command line.
     """
-    for path in ("duration", "evaluate.every", "checkpoint.every", "optimizer.warmup"):
+    for path in DURATIONS:
         given = [unit for unit in UNITS if f"{path}.{unit}" in overridden]
         if given:
-            for unit in set(UNITS) - set(given):
+            for unit in UNITS.keys() - set(given):
                 _lookup(config, path)[unit] = None
 
 
@@ -171,47 +124,61 @@ def to_steps(length: ConfigDict, *, name: str, batch_size: int, examples: int) -
     """A duration in optimizer steps, rounded up.
 
     Raises:
-        UserError: not exactly one unit is set, or it is negative.
+        UserError: not exactly one unit is set, or it is out of range; more than `MAX_STEPS`.
     """
-    given = {unit: length[unit] for unit in UNITS if length[unit] is not None}
-    if len(given) != 1:
-        units = ", ".join(given) or "none"
-        raise UserError(f"config.{name} needs exactly one of {', '.join(UNITS)}; it has {units}")
-    [(unit, amount)] = given.items()
-    if amount < 0:
-        raise UserError(f"config.{name}.{unit} is {amount}; it cannot be negative")
+    _check_value(name, length)
+    [(unit, amount)] = [(unit, length[unit]) for unit in UNITS if length[unit] is not None]
     steps = {
         "steps": amount,
         "epochs": amount * examples / batch_size,
         "examples": amount / batch_size,
     }[unit]
+    if steps > MAX_STEPS:
+        raise UserError(f"config.{name}.{unit} {amount} is more than {MAX_STEPS} steps; lower it")
     return math.ceil(round(steps, 6))  # 0.1 epochs of 640 examples are 64, not 64.00000000000001
 
 
 def check(config: ConfigDict) -> None:
-    """Checks values whose later errors would be unclear.
+    """Checks that the config has the keys of `KEYS`, each with a value that it takes.
 
     Raises:
-        UserError: the first key found whose value is not among the choices or out of range.
+        UserError: names the first that does not fit, and what would.
     """
-    choices = {
-        "sampling": ("uniform", "balanced"),
-        "non_finite": ("stop", "skip"),
-        "optimizer.name": ("adamw", "adam", "sgd"),
-        "optimizer.schedule": ("cosine", "constant"),
-        "model.dtype": ("auto", "float32", "bfloat16"),
-    }
-    for path, allowed in choices.items():
-        if (value := _lookup(config, path)) not in allowed:
-            raise UserError(f"config.{path} is {value!r}; it must be one of {', '.join(allowed)}")
-    for path in ("batch_size", "image_size", "evaluate.batch_size", "optimizer.accumulate"):
-        if (value := _lookup(config, path)) < 1:
-            raise UserError(f"config.{path} is {value}; it must be at least 1")
-    if config.batch_size % config.optimizer.accumulate:
+    leaves = dict(_leaves(config, stop=KEYS))
+    for path, value in leaves.items():
+        _check_value(path, value)
+    if missing := [path for path in KEYS if path not in leaves]:
         raise UserError(
-            f"config.batch_size {config.batch_size} cannot be cut into "
-            f"config.optimizer.accumulate {config.optimizer.accumulate} equal pieces"
+            f"the config lacks {', '.join(missing)}; start from default_config() and set keys one "
+            f"by one, as in --config.{_example(missing[0])}"
         )
+
+
+def _check_value(path: str, value: Any) -> None:
+    if isinstance(value, ConfigDict):
+        value = value.to_dict()
+    if group := [key for key in KEYS if key.startswith(f"{path}.")]:
+        raise UserError(
+            f"config.{path} is a group; set its keys one by one, "
+            f"as in --config.{_example(group[0])}"
+        )
+    if path not in KEYS:
+        similar = difflib.get_close_matches(path, KEYS, n=1)
+        hint = f"did you mean {similar[0]}?" if similar else "docs/config.md lists all keys"
+        raise UserError(f"the config has no key {path}; {hint}")
+    if not KEYS[path].accepts(value):
+        mend = f", as in --config.{_example(path)}" if path in DURATIONS else ""
+        if isinstance(value, dict):
+            value = {unit: amount for unit, amount in value.items() if amount is not None}
+        raise UserError(f"config.{path} is {_short(value)}; it must be {KEYS[path].kind}{mend}")
+
+
+def _example(path: str) -> str:
+    default = KEYS[path].default
+    if isinstance(default, dict):
+        [(unit, default)] = default.items()
+        path = f"{path}.{unit}"
+    return f"{path}={default}"
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
@@ -220,10 +187,31 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
     return [
         f"{key}: {flat_old.get(key)} -> {flat_new.get(key)}"
         for key in sorted(flat_old.keys() | flat_new.keys())
-        if key.split(".")[0] not in FREE_ON_RESUME and flat_old.get(key) != flat_new.get(key)
+        if key not in FREE_ON_RESUME and flat_old.get(key) != flat_new.get(key)
     ]
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
     """The leaves by dotted path, with tuples as lists, as JSON gives them back."""
-    return traverse_util.flatten_dict(json.loads(config.to_json()), sep=".")
+    return dict(_leaves(json.loads(config.to_json())))
+
+
+def _leaves(values: Any, stop: Container[str] = (), prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a nested config by dotted path, down to those of `stop` and empty groups."""
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, dict | ConfigDict) and len(value) and path not in stop:
+            yield from _leaves(value, stop, f"{path}.")
+        else:
+            yield path, value
+
+
+def _lookup(config: ConfigDict, path: str) -> Any:
+    for key in filter(None, path.split(".")):
+        config = config[key]
+    return config
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

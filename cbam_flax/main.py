@@ -32,9 +32,6 @@ PARSER = command_line.parser(__name__, needed=("config", "workdir"))
 
 
 def main() -> int:
-    file, _, _ = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-    if not os.path.exists(file):
-        raise cli.UserError(f"there is no config file {file}; configs/ holds some")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     _log_own_lines()
@@ -49,12 +46,7 @@ def main() -> int:
     # Small programs too: those that compile in under a second are a second and a half together.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
-    from cbam_flax import config as config_lib
-
-    config = CONFIG.value
-    overridden = config_flags.get_override_values(flags.FLAGS["config"])
-    config_lib.replace_durations(config, set(overridden))
-    return train_and_evaluate(config, str(WORKDIR.value))
+    return train_and_evaluate(CONFIG.value, str(WORKDIR.value))
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str) -> int:

@@ -44,19 +44,19 @@ def make_mesh(shape: Mapping[str, int], devices: list[jax.Device] | None = None)
     return Mesh(np.reshape(devices, sizes), AXES, axis_types=kinds)
 
 
-def check_divisible(mesh: Mesh, *, image_size: int, **batch_sizes: int) -> None:
-    """Refuses batches and images that the mesh cannot split evenly.
+def check_divisible(mesh: Mesh, *, image_size: int, batch_size: int, accumulate: int = 1) -> None:
+    """Refuses batches and images that microbatches and the mesh cannot split evenly.
 
     Raises:
         UserError: the message names the size, the axes and the fix.
     """
     pieces = mesh.shape["data"] * mesh.shape["fsdp"]
-    for name, size in batch_sizes.items():
-        if size % pieces:
-            raise UserError(
-                f"config.{name} {size} cannot be split over {pieces} devices "
-                f"(mesh.data x mesh.fsdp); make it a multiple of {pieces}"
-            )
+    if batch_size % (accumulate * pieces):
+        raise UserError(
+            f"config.batch_size {batch_size} cannot be split into {accumulate} microbatches "
+            f"(optimizer.accumulate) over {pieces} devices (mesh.data x mesh.fsdp); "
+            f"make it a multiple of {accumulate * pieces}"
+        )
     if mesh.shape["spatial"] > 1 and image_size < MIN_SPLIT_SIZE:
         raise UserError(
             f"config.image_size {image_size} is too small for config.mesh.spatial "

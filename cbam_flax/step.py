@@ -59,7 +59,7 @@ def init_state(
 ) -> TrainState:
     """A fresh state, a pure function of `config.seed`."""
     size = config.image_size
-    images = jnp.zeros((1, size, size, config.model.channels))
+    images = jnp.zeros((1, size, size, 1))
     variables = model.init({"params": jax.random.key(config.seed)}, images, train=False)
     params = variables["params"]
     return TrainState(

@@ -39,11 +39,13 @@ def train(config: ConfigDict, workdir: str) -> int:
     """
     config_lib.check(config)
     mesh = sharding.make_mesh(config.mesh)
-    sharding.check_divisible(mesh, image_size=config.image_size, batch_size=config.batch_size)
-    try:
-        model = step_lib.model_for(config, mesh)
-    except ValueError as error:
-        raise UserError(f"config.{error}") from error
+    sharding.check_divisible(
+        mesh,
+        image_size=config.image_size,
+        batch_size=config.batch_size,
+        accumulate=config.optimizer.accumulate,
+    )
+    model = step_lib.model_for(config, mesh)
 
     # Data: two splits in memory maps, and the order of the training examples.
     load = functools.partial(
@@ -55,7 +57,14 @@ def train(config: ConfigDict, workdir: str) -> int:
     if config.shuffle_labels:  # both: a checkpoint selected by true labels beats chance
         rng = np.random.default_rng(config.seed)
         training, validation = (s.with_shuffled_labels(rng) for s in (training, validation))
+    for split_name in config.evaluate.at_end:
+        load(split_name)  # what is wrong with it is said now, not after the training
     order = input_pipeline.Order(training.labels, config.batch_size, config.seed, config.sampling)
+    if config.batch_size > order.epoch_size:
+        raise UserError(
+            f"config.batch_size {config.batch_size} is more than the {order.epoch_size} images of "
+            f"an epoch; lower it"
+        )
     to_steps = functools.partial(
         config_lib.to_steps, batch_size=config.batch_size, examples=order.epoch_size
     )

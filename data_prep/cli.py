@@ -1,12 +1,13 @@
 """What every command of both packages shares: errors that the caller can mend, and progress."""
 
+import contextlib
 import errno
 import io
 import math
 import operator
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def run(main: Callable[[], int | None]) -> None:
     Ctrl-C becomes 130; neither shows a traceback. Anything else is a defect of this project and
     keeps its traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be UTF-8
     try:
         sys.exit(main() or 0)
     except UserError as error:
@@ -55,6 +58,17 @@ def explain(error: OSError) -> str:
     what = error.strerror or str(error) or type(error).__name__
     mend = MENDS.get(error.errno or 0, "")
     return f"{error.filename}: {what}{mend}" if error.filename else f"{what}{mend}"
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """An `OSError` of the block names this file, which that of a full disk does not by itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = os.fspath(path)
+        raise
 
 
 def cores() -> int:

@@ -1,9 +1,8 @@
 """manifest.json and rejected.csv: the outcome for every input, and what the records contain."""
 
-import csv
 import hashlib
-import io
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,7 +10,16 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from data_prep import csv_files
+from data_prep.grey_range import distribution, grey_range
+
 SCHEMA = 1
+_NAMES = {"file", "image_id", "message"}  # of a line, which come from the names of files
+SYNTHETIC = "synthetic"  # the flag of an image that was drawn
+SYNTHETIC_WARNING = (
+    "SYNTHETIC: the images are drawings, not radiographs of patients; no figure says anything "
+    "about medicine."
+)
 
 
 def fingerprint_inputs(
@@ -25,9 +33,22 @@ def fingerprint_inputs(
     for table in tables:
         digest.update(hashlib.sha256(table.read_bytes()).digest())
     for file in files:
-        stat = file.stat()
-        digest.update(f"{file.name}\0{stat.length}\0{stat.mtime}\0".encode())
+        state = f"{file.name}\0{_size_and_time(file)}\0"
+        digest.update(state.encode(errors="surrogateescape"))  # the bytes of the name
     return digest.hexdigest()
+
+
+def _size_and_time(file: epath.Path) -> str:
+    path = os.fspath(file)
+    try:
+        if "://" in path:
+            stat = file.stat()
+            return f"{stat.length}\0{stat.mtime}"
+        # epath's own needs the name of the owner, which not every owner has.
+        local = os.stat(path)
+        return f"{local.st_size}\0{int(local.st_mtime)}"
+    except OSError as error:  # such as a link to nothing, which is refused when it is read
+        return f"unreadable {error.errno}"
 
 
 def summarise_split(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -36,7 +57,7 @@ def summarise_split(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     The hash is over decoded content in the order of image ids: TFRecord bytes differ from run to
     run, and their order is TFDS's own affair.
     """
-    digests = {}
+    digests, greys = {}, []
     patients, positive = set(), 0
     for record in records:
         image = record.pop("image")
@@ -44,6 +65,7 @@ def summarise_split(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         digest = hashlib.sha256(json.dumps([image.shape, rest]).encode())
         digest.update(np.ascontiguousarray(image).tobytes())
         digests[rest["image_id"]] = digest.digest()
+        greys.append(grey_range(image))
         patients.add(rest["patient_id"])
         positive += rest["label"]
     content = b"".join(digests[image_id] for image_id in sorted(digests))
@@ -52,6 +74,7 @@ def summarise_split(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         "patients": len(patients - {""}),
         "positive": positive,
         "content_sha256": hashlib.sha256(content).hexdigest(),
+        "grey_range": distribution(greys) if greys else None,
     }
 
 
@@ -59,15 +82,22 @@ def _plain(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else np.asarray(value).tolist()
 
 
-def count_outcomes(outcomes: Sequence[dict[str, str]]) -> dict[str, Any]:
-    """How many inputs were accepted and rejected, and why."""
+def count_outcomes(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How many inputs were accepted, rejected and flagged, and why."""
     codes = Counter(outcome["code"] for outcome in outcomes if outcome["status"] == "rejected")
+    flags = Counter(flag for outcome in outcomes for flag in outcome.get("flags", ()))
     return {
         "inputs": len(outcomes),
         "accepted": len(outcomes) - codes.total(),
         "rejected": codes.total(),
         "by_code": dict(sorted(codes.items())),
+        "flagged": dict(sorted(flags.items())),
     }
+
+
+def is_synthetic(manifest: dict[str, Any]) -> bool:
+    """Whether any image of the data set was drawn."""
+    return manifest["counts"].get("flagged", {}).get(SYNTHETIC, 0) > 0
 
 
 def outcomes_dir(folder: epath.Path) -> epath.Path:
@@ -75,7 +105,7 @@ def outcomes_dir(folder: epath.Path) -> epath.Path:
     return folder.parent / f"incomplete.outcomes_{folder.name}"
 
 
-def read_outcomes(folder: epath.Path) -> list[dict[str, str]]:
+def read_outcomes(folder: epath.Path) -> list[dict[str, Any]]:
     """What a Beam pipeline left for the records in `folder`."""
     files = sorted(outcomes_dir(folder).glob("*"))
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
@@ -86,11 +116,16 @@ def write_manifest(folder: epath.Path, manifest: dict[str, Any]) -> None:
 
     The manifest is the last thing that a preparation writes: where it exists, the rest is complete.
     """
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, ("file", "code", "message"), extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(row for row in manifest["files"] if row["status"] == "rejected")
-    (folder / "rejected.csv").write_text(table.getvalue())
+    columns = ("file", "code", "message")
+    refused = [line for line in manifest["files"] if line["status"] == "rejected"]
+    rows = ([line[name] for name in columns] for line in refused)
+    csv_files.write(folder / "rejected.csv", columns, rows)
+    # A file name need not be UTF-8, but JSON is.
+    lines = [
+        line | {key: csv_files.to_utf8(line[key]) for key in _NAMES & line.keys()}
+        for line in manifest["files"]
+    ]
+    manifest = manifest | {"files": lines}
     draft = folder / "manifest.json.tmp"
     draft.write_text(json.dumps(manifest, indent=1) + "\n")
     draft.replace(folder / "manifest.json")

@@ -83,6 +83,8 @@ def prepare_once(
     print(f"{folder}: {counts['accepted']:,} radiographs accepted, {counts['rejected']:,} refused")
     for code, count in counts["by_code"].items():
         print(f"  {count} {code}")
+    for flag, count in counts["flagged"].items():
+        print(f"  {count} accepted with the flag {flag}; manifest.json has their names")
     for split, summary in splits.items():
         print(
             f"  {split:10}  {summary['images']:,} images of {summary['patients']:,} patients, "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -9,6 +10,8 @@ import numpy as np
 from etils import epath
 
 from data_prep.dicom import DicomRefusal, read_radiograph
+from data_prep.grey_range import FEW_LEVELS, grey_range
+from data_prep.manifest import SYNTHETIC
 from data_prep.resize import fit_image
 from data_prep.rsna import Record
 from data_prep.workers import Lost
@@ -29,7 +32,7 @@ class Preprocessing:
 class Prepared(NamedTuple):
     """One input's line in the manifest, and its record unless it was refused."""
 
-    outcome: dict[str, str]
+    outcome: dict[str, Any]
     example: dict[str, Any] | None
 
 
@@ -62,7 +65,14 @@ def prepare_radiograph(task: tuple[Record, Preprocessing]) -> Prepared:
         "age": math.nan if header["patient_age"] is None else header["patient_age"],
         "spacing": math.nan if header["pixel_spacing"] is None else header["pixel_spacing"],
     }
-    return Prepared(accepted(name, record.image_id, record.split), example)
+    flags = []
+    if header["synthetic_data"].upper() == "YES":
+        flags.append(SYNTHETIC)
+    if header["presentation_intent"].upper() == "FOR PROCESSING":
+        flags.append("for_processing")
+    if grey_range(square)["levels"] < FEW_LEVELS:
+        flags.append("few_greys")
+    return Prepared(accepted(name, record.image_id, record.split, flags), example)
 
 
 def lost_radiograph(task: tuple[Record, Preprocessing], lost: Lost) -> Prepared:
@@ -74,9 +84,15 @@ def lost_radiograph(task: tuple[Record, Preprocessing], lost: Lost) -> Prepared:
     return Prepared(rejected(epath.Path(task[0].path).name, DicomRefusal(lost.code, reason)), None)
 
 
-def accepted(file: str, image_id: str, split: str) -> dict[str, str]:
-    """The manifest's line for a record."""
-    return {"file": file, "image_id": image_id, "status": "accepted", "split": split}
+def accepted(file: str, image_id: str, split: str, flags: Sequence[str] = ()) -> dict[str, Any]:
+    """The manifest's line for a record.
+
+    Args:
+      flags: what is odd about the image: `synthetic` (a drawing), `for_processing` (raw detector
+        data), `few_greys`.
+    """
+    line = {"file": file, "image_id": image_id, "status": "accepted", "split": split}
+    return line | ({"flags": list(flags)} if flags else {})
 
 
 def rejected(file: str, refusal: DicomRefusal) -> dict[str, str]:

@@ -13,6 +13,7 @@ from etils import epath
 
 from data_prep.cli import UserError
 from data_prep.dicom import DicomRefusal
+from data_prep.regular_files import read_bytes
 
 IMAGES = "stage_2_train_images"
 LABELS = "stage_2_train_labels.csv"
@@ -23,6 +24,8 @@ POSITIVE_CLASS = "Lung Opacity"
 SCHEMES = ("patient", "image", "row")
 SPLITS = ("train", "validation", "test")
 _SHARES = (70, 15, 15)  # per cent
+_MAX_TABLE_BYTES = 1 << 28  # a hundred times the challenge's
+_MEND = f"--raw must be the folder of the challenge's download, with {LABELS} in it"
 
 Box = tuple[float, float, float, float]  # ymin, xmin, ymax, xmax in pixels
 
@@ -55,20 +58,29 @@ def assign_split(unit: str) -> str:
 
     A pure function of the name: adding images never moves another one.
     """
-    digest = hashlib.blake2b(unit.encode(), digest_size=8, person=b"cbam_flax split").digest()
+    digest = hashlib.blake2b(
+        unit.encode(errors="surrogatepass"), digest_size=8, person=b"cbam_flax split"
+    ).digest()
     # 2**64 is so much more than 100 that the bias of the modulo is 1e-17.
     place = int.from_bytes(digest, "big") % 100
     return "train" if place < _SHARES[0] else "validation" if place < 100 - _SHARES[2] else "test"
 
 
-def read_rows(path: epath.Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+def read_rows(
+    path: epath.Path, columns: tuple[str, ...], mend: str = _MEND
+) -> Iterator[dict[str, str]]:
     """The rows of a CSV file that must have these columns.
+
+    Args:
+      mend: what the user can do where the file cannot be read, as the last clause of the error.
 
     Raises:
       UserError: there is no such file, it is not text, or a column is missing.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        local = "://" not in os.fspath(path)
+        data = read_bytes(path, _MAX_TABLE_BYTES) if local else path.read_bytes()
+        text = data.decode("utf-8-sig")
         reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
         missing = [name for name in columns if name not in (reader.fieldnames or ())]
         if missing:
@@ -78,10 +90,7 @@ def read_rows(path: epath.Path, columns: tuple[str, ...]) -> Iterator[dict[str, 
             )
         yield from reader
     except OSError as error:
-        raise UserError(
-            f"cannot read {path} ({error.strerror or error}); --raw must be the folder of the "
-            f"challenge's download, with {LABELS} in it"
-        ) from error
+        raise UserError(f"cannot read {path} ({error.strerror or error}); {mend}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV text file ({error}); download it again") from error
 

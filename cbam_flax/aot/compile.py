@@ -148,7 +148,12 @@ def train_step(config: ConfigDict, target: Target, batch_per_chip: int) -> Repor
     config = config.copy_and_resolve_references()
     config.batch_size = batch_per_chip * target.chips
     mesh = sharding.make_mesh(config.mesh, target.devices)
-    sharding.check_divisible(mesh, image_size=config.image_size, batch_size=config.batch_size)
+    sharding.check_divisible(
+        mesh,
+        image_size=config.image_size,
+        batch_size=config.batch_size,
+        accumulate=config.optimizer.accumulate,
+    )
     model = step.model_for(config, mesh)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, lambda _: 1e-3)
     jitted, state = step.sharded_train_step(model, optimizer, config, mesh)

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.special
 
 from cbam_flax.evaluate import baselines, bootstrap, statistics, subgroups
-from cbam_flax.evaluate.calibration import Calibration
+from cbam_flax.evaluate.calibration import MEASURES, Calibration
+from data_prep.manifest import SYNTHETIC_WARNING
 
 Columns = Mapping[str, np.ndarray]
 PREVALENCES = (0.01, 0.05, 0.2)
@@ -30,10 +32,13 @@ def analyse(
     """
     label, patient = predictions["label"], predictions["patient_id"]
     probability, threshold = predictions["probability"], calibration.threshold
-    draws = {"resamples": resamples, "seed": seed}
-    found = statistics.figures_with_intervals(label, probability, patient, threshold, **draws)
+    logit = predictions["logit"]
+    draws: dict[str, Any] = {"resamples": resamples, "seed": seed}
+    found = statistics.figures_with_intervals(
+        label, probability, patient, threshold, score=logit, **draws
+    )
     raw = statistics.figures_with_intervals(
-        label, 1 / (1 + np.exp(-predictions["logit"])), patient, 0.5, **draws
+        label, scipy.special.expit(logit), patient, 0.5, **draws
     )
     called = probability >= threshold
     analysis: dict[str, Any] = {
@@ -49,7 +54,7 @@ def analyse(
             "fn": int(np.sum(~called & (label == 1))),
             "tn": int(np.sum(~called & (label == 0))),
         },
-        "at_prevalence": at_prevalence(predictions, threshold, prevalences, **draws),
+        "at_prevalence": at_prevalence(predictions, found, threshold, prevalences, **draws),
         "subgroups": subgroups.subgroup_figures(predictions, threshold, **draws),
         "baselines": None,
         "overlap": None,
@@ -69,12 +74,17 @@ def analyse(
 
 def at_prevalence(
     predictions: Columns,
+    found: Mapping[str, bootstrap.Interval],
     threshold: float,
     prevalences: Sequence[float],
     resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """PPV and NPV with intervals at other prevalences."""
+    """PPV and NPV with intervals at other prevalences.
+
+    Args:
+        found: the figures of these predictions at this threshold, with their intervals.
+    """
     label, patient = predictions["label"], predictions["patient_id"]
     probability = predictions["probability"]
     value = statistics.figures(label, probability, threshold)
@@ -82,6 +92,7 @@ def at_prevalence(
         statistics.figures_statistic(label, probability, threshold), patient, resamples, seed
     )
     behind = statistics.patients_behind(label, probability >= threshold, patient)
+    sensitivity, specificity = found["sensitivity"], found["specificity"]
     rows = []
     for prevalence in prevalences:
         values, draws = (
@@ -90,13 +101,19 @@ def at_prevalence(
             )
             for x in (value, samples)
         )
-        rows.append(
-            {
-                "prevalence": prevalence,
-                "ppv": bootstrap.interval(float(values[0]), draws[0], behind["ppv"]),
-                "npv": bootstrap.interval(float(values[1]), draws[1], behind["npv"]),
-            }
-        )
+        odds = (1 - prevalence) / prevalence
+        exact = {
+            "ppv": (sensitivity, specificity, odds),
+            "npv": (specificity, sensitivity, 1 / odds),
+        }
+        row: dict[str, Any] = {"prevalence": prevalence}
+        for (name, rates), each, drawn in zip(exact.items(), values, draws, strict=True):
+            row[name] = (
+                statistics.exact_predictive_value(*rates)
+                if each in (0, 1)
+                else bootstrap.interval(float(each), drawn, behind[name])
+            )
+        rows.append(row)
     return rows
 
 
@@ -112,7 +129,7 @@ def overlap(train: Columns, predictions: Columns) -> dict[str, int]:
 
 def warnings(metrics: Mapping[str, Any]) -> list[str]:
     """Warnings about the metrics, most serious first."""
-    found = []
+    found = [SYNTHETIC_WARNING] if metrics["data"]["synthetic"] else []
     shared = metrics["overlap"]
     if shared is None:
         found.append("The training split was not available: leaks and shortcuts were not checked.")
@@ -135,6 +152,7 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
                 f"sees the image (gain in AUROC {gain['value']:.3f}, 95 % interval "
                 f"{gain['low']:.3f} to {gain['high']:.3f})."
             )
+    found += _calibration_warnings(metrics)
     positive, negative = metrics["n_positive"], metrics["n"] - metrics["n_positive"]
     if min(positive, negative) < 30:
         found.append(
@@ -146,4 +164,33 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
             "The checkpoint, the calibration and the operating point were chosen on this "
             "split: its metrics are optimistic."
         )
+    return found
+
+
+def _calibration_warnings(metrics: Mapping[str, Any]) -> list[str]:
+    """Where calibration made the Brier score or the ECE worse, as far as three decimals show."""
+    fitted = metrics["calibration"]
+    if not fitted.get("before"):
+        return [
+            "CALIBRATION: it was fitted by an older version, which did not record whether it "
+            "helped on the split that it was fitted on."
+        ]
+    places = {
+        f"the {fitted['split']} split, on which it was fitted": (fitted["before"], fitted["after"])
+    }
+    if metrics["split"] != fitted["split"] or metrics["external"]:
+        before, after = (
+            {name: each[name]["value"] for name in fitted["before"]}
+            for each in (metrics["uncalibrated"], metrics)
+        )
+        places["the split that is evaluated here"] = (before, after)
+    found = []
+    for place, (before, after) in places.items():
+        worse = [
+            f"{title} {before[name]:.3f} before, {after[name]:.3f} after"
+            for name, title in MEASURES.items()
+            if round(after[name], 3) > round(before[name], 3)
+        ]
+        if worse:
+            found.append(f"CALIBRATION: it is worse than none on {place}: {'; '.join(worse)}.")
     return found

@@ -45,7 +45,7 @@ def gain_over_shortcuts(
         For each baseline `auroc` and `gain` (model minus baseline), with intervals.
     """
     label = predictions["label"]
-    every = {"model": predictions["probability"], **scores}
+    every = {"model": predictions["logit"], **scores}
     samples = bootstrap.resample(
         statistics.auroc_statistic(label, every), predictions["patient_id"], resamples, seed
     )
@@ -57,7 +57,7 @@ def gain_over_shortcuts(
     patients = statistics.patients_behind(label, label == 1, predictions["patient_id"])["auroc"]
     return {
         name: {
-            "auroc": bootstrap.interval(value[name], samples[name], patients),
+            "auroc": bootstrap.share_interval(value[name], samples[name], patients),
             "gain": bootstrap.interval(
                 value["model"] - value[name], samples["model"] - samples[name], patients
             ),

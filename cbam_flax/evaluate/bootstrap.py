@@ -1,4 +1,4 @@
-"""Intervals and p-values from a bootstrap over patients.
+"""Intervals from a bootstrap over patients.
 
 The images of one patient are not independent, so patients are drawn with replacement: a
 resample is a vector of integer weights, one per image, equal within a patient (the cluster
@@ -19,6 +19,7 @@ Interval = dict[str, float | None]
 RESAMPLES = 2000
 LEVEL = 0.95
 DECIMALS = 5  # of every figure in metrics.json
+UNDEFINED: Interval = {"value": None, "low": None, "high": None}
 _CHUNK_ELEMENTS = 2_000_000  # of weights held at once, 16 MB
 
 
@@ -53,21 +54,20 @@ def interval(value: float, samples: np.ndarray, patients: int, level: float = LE
     """
     samples = samples[np.isfinite(samples)]
     if not np.isfinite(value) or not samples.size or not patients:
-        return {"value": None, "low": None, "high": None}
-    shift, spread, freedom = _bootstrap_shape(value, samples, patients)
-    tail = scipy.special.stdtrit(freedom, (1 + level) / 2) * spread
+        return dict(UNDEFINED)
+    m = max(2, patients)
+    shift = _normal_score(samples, value)  # the bias of the resamples, in standard deviations
+    tail = scipy.special.stdtrit(m - 1, (1 + level) / 2) * (m / (m - 1)) ** 0.5
     low, high = np.quantile(samples, scipy.special.ndtr(2 * shift + np.array([-tail, tail])))
-    return _rounded(value, min(low, value), max(high, value))
+    return rounded(value, min(low, value), max(high, value))
 
 
-def p_value(difference: float, samples: np.ndarray, patients: int) -> float:
-    """Two-sided: 1 - the level at which `interval` just reaches zero; at least 1 / resamples."""
-    samples = samples[np.isfinite(samples)]
-    if not np.any(samples):
-        return 1.0
-    shift, spread, freedom = _bootstrap_shape(difference, samples, patients)
-    distance = abs(2 * shift - _normal_score(samples, 0.0)) / spread
-    return max(1 / samples.size, float(2 * scipy.special.stdtr(freedom, -distance)))
+def share_interval(value: float, samples: np.ndarray, patients: int) -> Interval:
+    """`interval` of a figure in [0, 1]; `exact_interval` where it is 0 or 1 in every resample."""
+    constant = np.all((samples == value) | np.isnan(samples))
+    if value in (0, 1) and constant and patients:
+        return exact_interval(value, patients)
+    return interval(value, samples, patients)
 
 
 def exact_interval(value: float, patients: int, level: float = LEVEL) -> Interval:
@@ -76,7 +76,7 @@ def exact_interval(value: float, patients: int, level: float = LEVEL) -> Interva
     Every resample of such a figure is the same, so that a bootstrap would give it no width.
     """
     limit = ((1 - level) / 2) ** (1 / patients)
-    return _rounded(value, limit, 1.0) if value == 1 else _rounded(value, 0.0, 1 - limit)
+    return rounded(value, limit, 1.0) if value == 1 else rounded(value, 0.0, 1 - limit)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -88,18 +88,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def _bootstrap_shape(value: float, samples: np.ndarray, patients: int) -> tuple[float, float, int]:
-    """The bias of the resamples in standard deviations, their expansion, degrees of freedom."""
-    m = max(2, patients)
-    return _normal_score(samples, value), (m / (m - 1)) ** 0.5, m - 1
-
-
 def _normal_score(samples: np.ndarray, value: float) -> float:
     """Where `value` lies among the samples, as a quantile of the normal distribution."""
     below = np.mean(samples < value) + np.mean(samples == value) / 2
     return float(scipy.special.ndtri(np.clip(below, 1 / samples.size, 1 - 1 / samples.size)))
 
 
-def _rounded(value: float, low: float, high: float) -> Interval:
+def rounded(value: float, low: float, high: float) -> Interval:
+    """`{"value", "low", "high"}` to `DECIMALS`."""
     numbers = {"value": value, "low": low, "high": high}
     return {name: round(float(number), DECIMALS) for name, number in numbers.items()}

@@ -14,10 +14,12 @@ import scipy.optimize
 import scipy.special
 import sklearn.metrics
 
+from cbam_flax.evaluate import bootstrap, statistics
 from data_prep.cli import UserError
 
 SCHEMA = 1
 MIN_SCALE = 0.01  # above zero, so that calibration never reorders images
+MEASURES = {"brier": "Brier score", "ece": "calibration error (ECE)"}
 CRITERIA = "youden, sensitivity=X or specificity=X with X in (0, 1]"
 
 
@@ -32,6 +34,8 @@ class Calibration:
         step: of the checkpoint whose logits these were.
         split: what it was fitted on.
         n, n_positive: images it was fitted on.
+        before, after: `MEASURES` of these images without and with the calibration; None where an
+            older version fitted it.
     """
 
     scale: float
@@ -42,6 +46,8 @@ class Calibration:
     split: str
     n: int
     n_positive: int
+    before: dict[str, float] | None = None
+    after: dict[str, float] | None = None
 
     def probability(self, logit: np.ndarray) -> np.ndarray:
         """Calibrated probability of logits, float64 of the same shape."""
@@ -86,8 +92,18 @@ def fit(
     fitted = Calibration(
         scale, bias, 0.5, criterion, step, split, int(label.size), int(label.sum())
     )
-    threshold = operating_point(label, fitted.probability(logit), criterion)
-    return dataclasses.replace(fitted, threshold=threshold)
+    probability = fitted.probability(logit)
+    return dataclasses.replace(
+        fitted,
+        threshold=operating_point(label, probability, criterion),
+        before=_measures(label, scipy.special.expit(logit)),
+        after=_measures(label, probability),
+    )
+
+
+def _measures(label: np.ndarray, probability: np.ndarray) -> dict[str, float]:
+    found = statistics.figures(label, probability, 0.5)
+    return {name: round(float(found[name]), bootstrap.DECIMALS) for name in MEASURES}
 
 
 def platt(logit: np.ndarray, label: np.ndarray) -> tuple[float, float]:

@@ -1,19 +1,20 @@
 """Several evaluated runs side by side, on the same images and the same resamples of patients."""
 
 import itertools
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from cbam_flax.config import FREE_ON_RESUME, flatten
-from cbam_flax.evaluate import bootstrap, folder, statistics
+from cbam_flax.config import FREE_ON_RESUME, flatten, stored_config
+from cbam_flax.evaluate import bootstrap, folder, seeds, statistics
 from cbam_flax.evaluate.plots import shown
 from data_prep.cli import UserError
 
 FIGURES = ("auroc", "average_precision", "brier")
 NOT_A_DIFFERENCE = {"seed", "evaluate.batch_size", "evaluate.at_end", *FREE_ON_RESUME}
+ONE_SEED = "patients only, training noise unknown"
 
 
 def compare(
@@ -21,22 +22,25 @@ def compare(
 ) -> dict[str, Any]:
     """Groups the runs by config; returns the groups' metrics and their paired differences.
 
-    Runs that differ only in the seed are one group, reported by the mean over its runs. The
-    intervals are over patients; `sd_over_seeds` is the spread over seeds.
+    Runs that differ only in the seed are one group, reported by the mean over its runs. Every
+    difference is paired by image, and by seed where both groups have the same seeds.
 
     Args:
         name: of the evaluation folders.
 
     Returns:
-        `groups`: for each its `runs`, `FIGURES` with intervals and `sd_over_seeds` (None for one
-        run); `differences`: for each pair of groups and figure the difference first - second with
-        its interval, `p` and, over the observed table, Holm's `p_adjusted`.
+        `groups`: for each its `runs`, their `seeds`, `FIGURES` with intervals and `sd_over_seeds`
+        (None for one run); `differences`: for each pair of groups and figure the difference
+        first - second with its interval, `p` and, over the observed table, Holm's `p_adjusted`,
+        and whether it is `paired_by_seed`. Both p are None where a group has one seed. `over`
+        says what an interval is over.
 
     Raises:
-        UserError: a run that was not evaluated, or not on the same images.
+        UserError: a run that was not evaluated, or not on the same images, or one seed twice.
     """
     from etils import epath
 
+    _refuse_repeats(workdirs, [_resolved(workdir) for workdir in workdirs], "one folder")
     runs = [folder.read(epath.Path(w) / "evaluation" / name) for w in workdirs]
     first = runs[0][1]
     for workdir, (_, predictions) in zip(workdirs, runs, strict=True):
@@ -46,66 +50,85 @@ def compare(
                     f"{workdir} and {workdirs[0]} were not evaluated on the same images "
                     f"({column} differs); evaluate both on one data set and split"
                 )
-    groups = _group(workdirs, [metrics["provenance"]["config"] for metrics, _ in runs])
-    label, patient = first["label"], first["patient_id"]
+    sources = [metrics["provenance"] for metrics, _ in runs]
+    weights = [source.get("weights_sha256") for source in sources]  # not in older evaluations
+    _refuse_repeats(workdirs, weights, "the same weights")
+    configs = [source["config"] for source in sources]
+    named = _names(workdirs, configs)
+    seed_of = [config["seed"] for config in configs]
+    _refuse_repeats(workdirs, list(zip(named, seed_of, strict=True)), "one config and one seed")
 
-    statistics_of = {
-        workdir: statistics.figures_statistic(label, each["probability"], metrics["threshold"])
-        for workdir, (metrics, each) in zip(workdirs, runs, strict=True)
-    }
+    label, patient = first["label"], first["patient_id"]
+    of_runs = [
+        statistics.figures_statistic(label, each["probability"], 0.5, score=each["logit"])
+        for _, each in runs
+    ]
 
     def figures(weights: np.ndarray) -> dict[str, np.ndarray]:
-        found: dict[str, np.ndarray] = {}
-        for workdir, statistic in statistics_of.items():
-            each = statistic(weights)
-            found |= {f"{workdir} {figure}": each[figure] for figure in FIGURES}
-        return found
+        """(r, n) -> each figure (r, runs)."""
+        found = [statistic(weights) for statistic in of_runs]
+        return {figure: np.stack([each[figure] for each in found], axis=1) for figure in FIGURES}
 
-    observed = {key: float(value[0]) for key, value in figures(np.ones((1, label.size))).items()}
+    observed = figures(np.ones((1, label.size)))
     samples = bootstrap.resample(figures, patient, resamples, seed)
     behind = statistics.patients_behind(label, label == 1, patient)
+    members = {
+        group: sorted((i for i, each in enumerate(named) if each == group), key=seed_of.__getitem__)
+        for group in dict.fromkeys(named)
+    }
+    seeds_of = {group: [seed_of[run] for run in chosen] for group, chosen in members.items()}
 
-    def of_group(values: dict[str, Any], group: str, figure: str) -> Any:
-        return np.mean([values[f"{run} {figure}"] for run in groups[group]], axis=0)
+    def arm(group: str, figure: str) -> seeds.Arm:
+        return observed[figure][0, members[group]], samples[figure][:, members[group]]
 
     table: dict[str, dict[str, Any]] = {}
-    for group, members in groups.items():
-        table[group] = {"runs": members, "sd_over_seeds": {}}
-        for figure in FIGURES:
-            table[group][figure] = bootstrap.interval(
-                of_group(observed, group, figure), of_group(samples, group, figure), behind[figure]
-            )
-            spread = np.std([observed[f"{run} {figure}"] for run in members], ddof=len(members) > 1)
-            table[group]["sd_over_seeds"][figure] = (
-                round(float(spread), bootstrap.DECIMALS) if len(members) > 1 else None
-            )
+    for group, chosen in members.items():
+        alone = len(chosen) == 1
+        table[group] = {
+            "runs": [workdirs[run] for run in chosen],
+            "seeds": seeds_of[group],
+            "over": ONE_SEED if alone else "patients and seeds",
+            **{figure: seeds.mean(arm(group, figure), behind[figure]) for figure in FIGURES},
+            "sd_over_seeds": {
+                figure: None
+                if alone
+                else round(float(np.std(arm(group, figure)[0], ddof=1)), bootstrap.DECIMALS)
+                for figure in FIGURES
+            },
+        }
     differences: list[dict[str, Any]] = []
-    for (one, other), figure in itertools.product(itertools.combinations(groups, 2), FIGURES):
-        value = of_group(observed, one, figure) - of_group(observed, other, figure)
-        drawn = of_group(samples, one, figure) - of_group(samples, other, figure)
+    for (one, other), figure in itertools.product(itertools.combinations(members, 2), FIGURES):
+        alone = 1 in (len(members[one]), len(members[other]))
+        paired = not alone and seeds_of[one] == seeds_of[other]
+        limits, p = seeds.difference(
+            arm(one, figure), arm(other, figure), behind[figure], paired=paired
+        )
         differences.append(
             {
                 "first": one,
                 "second": other,
                 "figure": figure,
-                "difference": bootstrap.interval(value, drawn, behind[figure]),
-                "p": round(bootstrap.p_value(value, drawn, behind[figure]), 5),
+                "difference": limits,
+                "over": ONE_SEED if alone else "patients and seeds",
+                "paired_by_seed": paired,
+                "p": p,
+                "p_adjusted": None,
             }
         )
-    adjusted = bootstrap.holm([float(row["p"]) for row in differences])
-    for row, p in zip(differences, adjusted, strict=True):
-        row["p_adjusted"] = round(p, 5)
+    tested = [row for row in differences if row["p"] is not None]
+    for row, p in zip(tested, bootstrap.holm([row["p"] for row in tested]), strict=True):
+        row["p_adjusted"] = p
     return {"name": name, "n": int(label.size), "groups": table, "differences": differences}
 
 
 def markdown(comparison: dict[str, Any]) -> str:
     """The comparison as two tables."""
     lines = [
-        f"{comparison['n']:,} images ({comparison['name']}); in brackets the 95 % interval over "
-        f"patients, then the standard deviation over seeds",
+        f"{comparison['n']:,} images ({comparison['name']}); in brackets the 95 % interval, then "
+        f"the standard deviation over seeds",
         "",
-        "| config | runs | " + " | ".join(FIGURES) + " |",
-        "|---|--:|" + "---|" * len(FIGURES),
+        "| config | runs | " + " | ".join(FIGURES) + " | intervals over |",
+        "|---|--:|" + "---|" * len(FIGURES) + "---|",
     ]
     for group, row in comparison["groups"].items():
         cells = [
@@ -117,33 +140,51 @@ def markdown(comparison: dict[str, Any]) -> str:
             )
             for figure in FIGURES
         ]
-        lines.append(f"| {group} | {len(row['runs'])} | " + " | ".join(cells) + " |")
+        lines.append(f"| {group} | {len(row['runs'])} | {' | '.join(cells)} | {row['over']} |")
     if comparison["differences"]:
         lines += [
             "",
-            "| difference | figure | first - second | p | p (Holm) |",
-            "|---|---|---|--:|--:|",
+            "| difference | figure | first - second | interval over | paired by | p | p (Holm) |",
+            "|---|---|---|---|---|--:|--:|",
         ]
     for row in comparison["differences"]:
+        paired = "image and seed" if row["paired_by_seed"] else "image"
+        p_values = f"{_shown_p(row['p'])} | {_shown_p(row['p_adjusted'])}"
         lines.append(
             f"| {row['first']} - {row['second']} | {row['figure']} | {shown(row['difference'])} "
-            f"| {row['p']:.4f} | {row['p_adjusted']:.4f} |"
+            f"| {row['over']} | {paired} | {p_values} |"
         )
     return "\n".join(lines)
 
 
-def _group(workdirs: Sequence[str], of_runs: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
-    """The runs of each config, under the names of the keys in which the configs differ."""
+def _shown_p(p: float | None) -> str:
+    return "-" if p is None else "<0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def _resolved(workdir: str) -> str:
+    return workdir.rstrip("/") if "://" in workdir else os.path.realpath(workdir)
+
+
+def _refuse_repeats(workdirs: Sequence[str], keys: Sequence[Any], why: str) -> None:
+    """Raises UserError for two runs with the same key; None is unknown, and never the same."""
+    seen: dict[Any, str] = {}
+    for workdir, key in zip(workdirs, keys, strict=True):
+        if key is not None and key in seen:
+            raise UserError(
+                f"{seen[key]} and {workdir} are the same run ({why}), which would count as two "
+                f"seeds; name each run once"
+            )
+        seen[key] = workdir
+
+
+def _names(workdirs: Sequence[str], of_runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Each config by the keys in which they differ, except the seed and where it ran."""
     configs = []
-    for config in of_runs:
-        leaves = flatten(ConfigDict(config))
-        configs.append(
-            {k: v for k, v in leaves.items() if not NOT_A_DIFFERENCE & {k, k.split(".")[0]}}
-        )
+    for workdir, config in zip(workdirs, of_runs, strict=True):
+        leaves = flatten(stored_config(config, f"the evaluated config of {workdir}"))
+        configs.append({k: v for k, v in leaves.items() if k not in NOT_A_DIFFERENCE})
     keys = sorted(set().union(*configs))
     differing = [key for key in keys if len({str(config.get(key)) for config in configs}) > 1]
-    groups: dict[str, list[str]] = {}
-    for workdir, config in zip(workdirs, configs, strict=True):
-        name = ", ".join(f"{key}={config.get(key)}" for key in differing) or "all"
-        groups.setdefault(name, []).append(workdir)
-    return groups
+    return [
+        ", ".join(f"{key}={config.get(key)}" for key in differing) or "all" for config in configs
+    ]

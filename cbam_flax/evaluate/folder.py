@@ -1,8 +1,6 @@
 """WORKDIR/evaluation/<name>: metrics.json, predictions.csv, report.html and the pictures."""
 
-import csv
 import functools
-import io
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,7 +12,7 @@ from cbam_flax.checkpoint import Restored
 from cbam_flax.evaluate import report
 from cbam_flax.evaluate.predict_split import FURTHER_COLUMNS, Predictions
 from cbam_flax.input_pipeline import Split
-from data_prep import folders, unmarked_folder
+from data_prep import csv_files, folders, unmarked_folder
 from data_prep.cli import UserError
 
 COLUMNS = ("image_id", "patient_id", "label", "probability", "logit", *FURTHER_COLUMNS)
@@ -46,13 +44,10 @@ def write(
     Raises:
         UserError: as `folders.writing`.
     """
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(zip(*(_cells(name, predictions[name]) for name in COLUMNS), strict=True))
+    rows = zip(*(_cells(name, predictions[name]) for name in COLUMNS), strict=True)
     with folders.writing(folder, **_output()) as draft:
         (draft / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-        (draft / "predictions.csv").write_text(table.getvalue())
+        csv_files.write(draft / "predictions.csv", COLUMNS, rows)
         for name, data in drawn.items():
             (draft / f"{name}.png").write_bytes(data)
         (draft / "report.html").write_text(page)
@@ -69,11 +64,16 @@ def read(folder: Any) -> tuple[dict[str, Any], Predictions]:
             f"{folder} holds no evaluation; run python -m cbam_flax.evaluate "
             f"--workdir={folder.parent.parent} first"
         )
-    rows = list(csv.DictReader((folder / "predictions.csv").read_text().splitlines()))
-    return json.loads((folder / "metrics.json").read_text()), {
-        name: np.array([row[name] for row in rows]).astype(NUMBERS.get(name, str))
-        for name in COLUMNS
-    }
+    table = folder / "predictions.csv"
+    rows = csv_files.read(table, COLUMNS, "evaluate the run again")
+    try:
+        predictions = {
+            name: np.array([row[name] for row in rows]).astype(NUMBERS.get(name, str))
+            for name in COLUMNS
+        }
+    except ValueError as error:
+        raise UserError(f"{table} is damaged ({error}); evaluate the run again") from error
+    return json.loads((folder / "metrics.json").read_text()), predictions
 
 
 def provenance(restored: Restored, split: Split) -> dict[str, Any]:
@@ -82,6 +82,7 @@ def provenance(restored: Restored, split: Split) -> dict[str, Any]:
     config.pop("data_dir")  # a path of one machine
     return {
         "checkpoint_step": restored.step,
+        "weights_sha256": provenance_lib.variables_sha256(restored.variables),
         "config_sha256": provenance_lib.sha256_of_json(config),
         "trained_on": restored.fingerprint,
         "evaluated_on": split.fingerprint,
@@ -110,7 +111,10 @@ def _output() -> dict[str, Any]:
     }
 
 
-def _cells(name: str, column: np.ndarray) -> list[str]:
+def _cells(name: str, column: np.ndarray) -> list[Any]:
+    """Numbers stay numbers, so that a negative logit is not taken for text."""
     if name == "probability":
         return [f"{value:.8f}" for value in column]
-    return ["" if value == "nan" else value for value in column.astype(str)]
+    if np.issubdtype(column.dtype, np.number):
+        return ["" if np.isnan(value) else value for value in column]
+    return list(column.astype(str))

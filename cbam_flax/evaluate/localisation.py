@@ -93,7 +93,8 @@ def with_intervals(
     table: dict[str, dict[str, Any]] = {source: {} for source in scores}
     for column, values in columns.items():
         source, name = column.split()
-        table[source][name] = bootstrap.interval(values.mean(), samples[column], patients)
+        limits = bootstrap.interval if name.endswith("_gain") else bootstrap.share_interval
+        table[source][name] = limits(values.mean(), samples[column], patients)
     return table
 
 

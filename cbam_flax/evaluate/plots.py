@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.special
 import sklearn.metrics
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ _GRID = np.linspace(0, 1, 201)
 def roc(predictions: Columns, metrics: Mapping[str, Any]) -> Figure:
     """ROC curve with a pointwise 95 % band over patients and the operating point."""
     figure, axes = _square("1 - specificity", "sensitivity")
-    false, true, _ = sklearn.metrics.roc_curve(predictions["label"], predictions["probability"])
+    false, true, _ = sklearn.metrics.roc_curve(predictions["label"], predictions["logit"])
     low, high = _band(predictions, lambda t, f: np.interp(_GRID, f / f[-1], t / t[-1]))
     axes.fill_between(_GRID, low, high, color=BLUE, alpha=0.2, lw=0, label="95 % band")
     axes.plot(false, true, color=BLUE, label=f"model, AUROC {shown(metrics['auroc'])}")
@@ -41,7 +42,7 @@ def precision_recall(predictions: Columns, metrics: Mapping[str, Any]) -> Figure
     """Precision against recall with a pointwise 95 % band over patients."""
     figure, axes = _square("recall (sensitivity)", "precision (PPV)")
     precision, recall, _ = sklearn.metrics.precision_recall_curve(
-        predictions["label"], predictions["probability"]
+        predictions["label"], predictions["logit"]
     )
     low, high = _band(predictions, lambda t, f: np.interp(_GRID, t / t[-1], t / (t + f)))
     axes.fill_between(_GRID, low, high, color=BLUE, alpha=0.2, lw=0, label="95 % band")
@@ -60,7 +61,7 @@ def reliability(predictions: Columns, metrics: Mapping[str, Any]) -> Figure:
     """Observed frequency against predicted probability, by tenths of the images."""
     figure, axes = _square("predicted probability", "observed frequency")
     axes.plot([0, 1], [0, 1], color=GREY, ls=":", label="perfect")
-    raw = 1 / (1 + np.exp(-predictions["logit"]))
+    raw = scipy.special.expit(predictions["logit"])
     for probability, colour, style, name, ece in (
         (raw, ORANGE, "s--", "as trained", metrics["uncalibrated"]["ece"]),
         (predictions["probability"], BLUE, "o-", "calibrated", metrics["ece"]),
@@ -227,7 +228,7 @@ def _band(
     Args:
         read: (true, false) positives along falling thresholds -> the curve's height on `_GRID`.
     """
-    curve = statistics.curve_statistic(predictions["label"], predictions["probability"])
+    curve = statistics.curve_statistic(predictions["label"], predictions["logit"])
 
     def heights(weights: np.ndarray) -> dict[str, np.ndarray]:
         both = zip(*curve(weights), strict=True)

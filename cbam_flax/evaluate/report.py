@@ -65,7 +65,8 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         metrics: what metrics.json holds.
         pictures: PNG bytes by file name without ending; those missing are left out.
     """
-    title = f"{metrics['dataset']}, {metrics['split']}"
+    drawn = "SYNTHETIC images: " if metrics["data"]["synthetic"] else ""
+    title = f"{drawn}{metrics['dataset']}, {metrics['split']}"
     prevalence = metrics["n_positive"] / metrics["n"]
     parts = [
         f"<h1>{_text(title)}</h1>",

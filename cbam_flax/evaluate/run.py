@@ -22,6 +22,7 @@ from cbam_flax.evaluate.predict_split import Predictions, predict_split, with_kn
 from cbam_flax.input_pipeline import Split, load_split
 from data_prep import folders
 from data_prep.cli import UserError
+from data_prep.manifest import is_synthetic
 
 EXPLAINED = 100  # positive images whose saliency maps are scored against their boxes
 
@@ -115,7 +116,10 @@ def evaluate_workdir(
             resamples,
         ),
         "calibration": dataclasses.asdict(fitted),
-        "data": {key: evaluated.manifest[key] for key in ("dataset", "split_scheme", "splits")},
+        "data": {
+            **{key: evaluated.manifest[key] for key in ("dataset", "split_scheme", "splits")},
+            "synthetic": is_synthetic(evaluated.manifest),
+        },
         "provenance": evaluation_folder.provenance(restored, evaluated),
     }
     metrics["warnings"] = analysis.warnings(metrics)

@@ -17,21 +17,31 @@ from cbam_flax.evaluate.bootstrap import Interval, Statistic, Weights
 ECE_BINS = 15
 
 
-def figures(label: np.ndarray, probability: np.ndarray, threshold: float) -> dict[str, float]:
+def figures(
+    label: np.ndarray,
+    probability: np.ndarray,
+    threshold: float,
+    score: np.ndarray | None = None,
+) -> dict[str, float]:
     """The usual metrics of probabilities (n,) against labels (n,) in {0, 1}.
 
     An image is called positive where `probability >= threshold`. A metric that is
     undefined (AUROC of one class, PPV without a positive call) is nan.
+
+    Args:
+        score: what AUROC and average precision rank the images by, where it is finer than the
+            probability: extreme logits differ where their probabilities are both 1.
     """
     label = np.asarray(label, np.int64)
     probability = np.asarray(probability, np.float64)
+    score = probability if score is None else score
     both_classes = 0 < label.sum() < label.size
     called = (probability >= threshold).astype(np.int64)
     tn, fp, fn, tp = sklearn.metrics.confusion_matrix(label, called, labels=[0, 1]).ravel()
     return {
-        "auroc": sklearn.metrics.roc_auc_score(label, probability) if both_classes else np.nan,
+        "auroc": sklearn.metrics.roc_auc_score(label, score) if both_classes else np.nan,
         "average_precision": (
-            sklearn.metrics.average_precision_score(label, probability) if label.any() else np.nan
+            sklearn.metrics.average_precision_score(label, score) if label.any() else np.nan
         ),
         "brier": np.mean((probability - label) ** 2) if label.size else np.nan,
         "log_loss": (
@@ -53,9 +63,14 @@ def expected_calibration_error(label: np.ndarray, probability: np.ndarray) -> fl
     return _ratio(np.abs(gap).sum(), label.size)
 
 
-def figures_statistic(label: np.ndarray, probability: np.ndarray, threshold: float) -> Statistic:
+def figures_statistic(
+    label: np.ndarray,
+    probability: np.ndarray,
+    threshold: float,
+    score: np.ndarray | None = None,
+) -> Statistic:
     """`figures` as a statistic of weights (r, n); equal to scikit-learn's `sample_weight`."""
-    curve = curve_statistic(label, probability)
+    curve = curve_statistic(label, probability if score is None else score)
     called = probability >= threshold
     clipped = np.clip(probability, np.finfo(float).eps, 1 - np.finfo(float).eps)
     sums_of = np.stack(
@@ -100,12 +115,12 @@ def auroc_statistic(label: np.ndarray, scores: Mapping[str, np.ndarray]) -> Stat
 
 
 def curve_statistic(
-    label: np.ndarray, probability: np.ndarray
+    label: np.ndarray, score: np.ndarray
 ) -> Callable[[Weights], tuple[np.ndarray, np.ndarray]]:
     """Weights (r, n) -> weighted true and false positives (r, g), falling over the g distinct
     scores: sorted once here, then only sums for each resample."""
-    order = np.argsort(-probability, kind="stable")
-    starts = np.flatnonzero(np.diff(probability[order], prepend=np.inf))
+    order = np.argsort(-score, kind="stable")
+    starts = np.flatnonzero(np.diff(score[order], prepend=np.inf))
     positive = label[order]
 
     def curve(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
@@ -124,24 +139,21 @@ def figures_with_intervals(
     threshold: float,
     resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
+    score: np.ndarray | None = None,
 ) -> dict[str, Interval]:
     """Every figure of `figures` with its interval over patients."""
     samples = bootstrap.resample(
-        figures_statistic(label, probability, threshold), patient_id, resamples, seed
+        figures_statistic(label, probability, threshold, score), patient_id, resamples, seed
     )
-    values = figures(label, probability, threshold)
+    values = figures(label, probability, threshold, score)
     # Resampling inflates ECE as much as sampling did, so its resamples say how far off the metric
     # may be, but not in which direction: both are used.
     samples["ece"] = np.append(samples["ece"], np.maximum(0, 2 * values["ece"] - samples["ece"]))
     patients = patients_behind(label, probability >= threshold, patient_id)
-    found = {}
-    for name, value in values.items():
-        varies = np.any(np.abs(samples[name] - value) > 0)  # and is not undefined
-        if value in (0, 1) and not varies and patients[name]:
-            found[name] = bootstrap.exact_interval(value, patients[name])
-        else:
-            found[name] = bootstrap.interval(value, samples[name], patients[name])
-    return found
+    return {
+        name: bootstrap.share_interval(value, samples[name], patients[name])
+        for name, value in values.items()
+    }
 
 
 def patients_behind(
@@ -175,6 +187,29 @@ def predictive_values(
     found, missed = sensitivity * prevalence, (1 - sensitivity) * prevalence
     cleared, alarmed = specificity * (1 - prevalence), (1 - specificity) * (1 - prevalence)
     return _ratio(found, found + alarmed), _ratio(cleared, cleared + missed)
+
+
+def exact_predictive_value(
+    own: Mapping[str, Any], other: Mapping[str, Any], odds: float
+) -> Interval:
+    """The interval of a PPV or NPV that is exactly 0 or 1, so that no resample differs.
+
+    It is 1 / (1 + odds * wrong / right), of which one rate is zero. That rate's exact limit
+    (`bootstrap.exact_interval`) and the other's limits, from other images, give the limit of their
+    ratio: high / sqrt(low * (2 * value - low)) (Newcombe 2016, MOVER-R confidence intervals for
+    ratios and products of two independently estimated quantities).
+
+    Args:
+        own, other: for PPV sensitivity and specificity, for NPV specificity and sensitivity, with
+            their intervals. The right rate is `own`, the wrong one 1 - `other`.
+        odds: of the other class against the one that is called.
+    """
+    wrong = {"value": 1 - other["value"], "low": 1 - other["high"], "high": 1 - other["low"]}
+    zero, rate = (wrong, own) if wrong["value"] == 0 else (own, wrong)
+    ratio = _ratio(zero["high"], np.sqrt(rate["low"] * (2 * rate["value"] - rate["low"])))
+    if zero is wrong:
+        return bootstrap.rounded(1, 1 / (1 + odds * ratio), 1)
+    return bootstrap.rounded(0, 0, 1 / (1 + odds / ratio))
 
 
 def _area(true: np.ndarray, false: np.ndarray) -> np.ndarray:

@@ -46,7 +46,13 @@ def subgroup_figures(
             continue
         label, patient = predictions["label"][mask], predictions["patient_id"][mask]
         found = statistics.figures_with_intervals(
-            label, predictions["probability"][mask], patient, threshold, resamples, seed
+            label,
+            predictions["probability"][mask],
+            patient,
+            threshold,
+            resamples,
+            seed,
+            score=predictions["logit"][mask],
         )
         classes = [len(np.unique(patient[label == value])) for value in (0, 1)]
         rows.append(

@@ -19,6 +19,7 @@ def validate(
 
 def summarise(predictions: Predictions) -> dict[str, float]:
     """The metrics that need no operating point, without intervals, so quick to compute."""
-    found = statistics.figures(predictions["label"], predictions["probability"], 0.5)
+    label, probability, logit = (predictions[k] for k in ("label", "probability", "logit"))
+    found = statistics.figures(label, probability, 0.5, score=logit)
     names = ("auroc", "average_precision", "log_loss", "brier", "ece")
     return {name: round(float(found[name]), bootstrap.DECIMALS) for name in names}

@@ -20,6 +20,12 @@ def main() -> None:
     parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the bundle to write")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the best)")
+    parser.add_argument(
+        *("--sign_with", "--sign-with"),
+        type=pathlib.Path,
+        metavar="KEY",
+        help="Ed25519 private key, PEM or OpenSSH; also writes bundle.json.sig",
+    )
     arguments = parser.parse_args()
     # The CPU is fast enough, and its float32 arithmetic is the reference.
     os.environ |= {
@@ -31,7 +37,9 @@ def main() -> None:
 
     from cbam_flax.export.run import export_workdir
 
-    description = export_workdir(arguments.workdir, arguments.out, arguments.step)
+    description = export_workdir(
+        arguments.workdir, arguments.out, arguments.step, arguments.sign_with
+    )
     for name, difference in description["verification"]["max_difference"].items():
         files = description["files"].items()
         size = sum(entry["bytes"] for file, entry in files if file.split("/")[0] == name)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cbam_flax.export.run_record import Run
+from data_prep.manifest import is_synthetic
 
 FIGURES = {
     "auroc": "AUROC",
@@ -70,7 +71,9 @@ def model_card(run: Run, bundle: dict[str, Any]) -> str:
         "Provenance": _provenance(bundle),
     }
     title = f"# Model card: CBAM-ResNet for pneumonia on chest radiographs, {size} x {size}\n"
-    return "\n".join([title, *(f"## {name}\n\n{text}\n" for name, text in sections.items())])
+    warnings = "".join(f"> **{warning}**\n\n" for warning in bundle["warnings"])
+    texts = (f"## {name}\n\n{text}\n" for name, text in sections.items())
+    return "\n".join([title, warnings, *texts])
 
 
 def _model(run: Run, bundle: dict[str, Any]) -> str:
@@ -88,6 +91,7 @@ def _model(run: Run, bundle: dict[str, Any]) -> str:
 
 def _data(run: Run) -> str:
     manifest = run.manifest
+    is_rsna = manifest["dataset"].startswith("rsna")
     counts, preprocessing = manifest["counts"], manifest["preprocessing"]
     rows = [
         (name, split["images"], split["patients"], split["positive"])
@@ -99,21 +103,21 @@ def _data(run: Run) -> str:
         f"{counts['rejected']:,} refused. Split by **{manifest['split_scheme']}**. "
         f"Preprocessing: {settings}.\n\n"
         + _table(("split", "images", "patients", "positive"), rows)
-        + (f"\n\n{ATTRIBUTION}" if manifest["dataset"].startswith("rsna") else "")
+        + ("" if is_synthetic(manifest) or not is_rsna else f"\n\n{ATTRIBUTION}")
     )
 
 
 def _results(metrics: dict[str, Any]) -> str:
     rows = [(title, _interval(metrics[name])) for name, title in FIGURES.items() if name in metrics]
-    found = "".join(f"> **{warning}**\n\n" for warning in metrics["warnings"])
     confusion = ", ".join(f"{name} {count}" for name, count in metrics["confusion"].items())
     prevalence = [
         (f"{row['prevalence']:.0%}", _interval(row["ppv"]), _interval(row["npv"]))
         for row in metrics["at_prevalence"]
     ]
     return (
-        f"{found}{metrics['n']:,} images of {metrics['n_patients']:,} patients, "
-        f"{metrics['n_positive']:,} positive. 95 % intervals from a bootstrap over patients.\n\n"
+        f"{metrics['n']:,} images of {metrics['n_patients']:,} patients, "
+        f"{metrics['n_positive']:,} positive. 95 % intervals from a bootstrap over patients; "
+        f"exact limits where a rate is 0 or 1, and for the PPV and NPV that follow from it.\n\n"
         + _table(("metric", "value (95 % interval)"), rows)
         + f"\n\nAt the operating point: {confusion}.\n\n"
         + _table(("prevalence", "PPV", "NPV"), prevalence)

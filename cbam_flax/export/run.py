@@ -21,29 +21,41 @@ from cbam_flax.export.model_card import model_card
 from cbam_flax.export.run_record import describe, read_run
 from cbam_flax.models import CBAMResNet, attention_maps, create_model
 from cbam_flax.predict import bundle as bundle_lib
-from cbam_flax.predict import runtimes
+from cbam_flax.predict import runtimes, schema, signature
 from data_prep import cli, folders
 from data_prep.text_files import read_json
 
 TOLERANCE = 1e-4  # the largest difference from the training code that an artefact may show
 
 
-def export_workdir(workdir: str, out: pathlib.Path, step: int | None = None) -> dict[str, Any]:
+def export_workdir(
+    workdir: str,
+    out: pathlib.Path,
+    step: int | None = None,
+    sign_with: pathlib.Path | None = None,
+) -> dict[str, Any]:
     """Writes the best checkpoint of a run, or that of `step`, as the bundle `out`.
+
+    Args:
+        sign_with: file of an Ed25519 private key, with which bundle.json is signed.
 
     Returns:
         What bundle.json says.
 
     Raises:
-        UserError: no such run or checkpoint, a folder that holds something else, or an artefact
-            that does not give the training code's numbers.
+        UserError: no such run, checkpoint or key, a folder that holds something else, or an
+            artefact that does not give the training code's numbers.
     """
+    key = signature.private_key(sign_with) if sign_with else None  # before minutes of work
     read = [pathlib.Path(workdir) / name for name in ("checkpoints", "evaluation")]
     with folders.writing(
         out,
         "cbam_flax.export",
         index="bundle.json",
-        outputs=("MODEL_CARD.md", "model.stablehlo", "model.onnx", "saved_model/saved_model.pb"),
+        outputs=[
+            *("MODEL_CARD.md", "model.stablehlo", "model.onnx", "saved_model/saved_model.pb"),
+            *["bundle.json.sig"] * bool(key),
+        ],
         inputs=read,
         earlier=earlier_bundle,
     ) as draft:
@@ -52,7 +64,10 @@ def export_workdir(workdir: str, out: pathlib.Path, step: int | None = None) -> 
         description = describe(run)
         model = create_model(restored.config.model.to_dict() | {"dtype": "float32"}, platform="any")
         card = functools.partial(model_card, run)
-        return write_bundle(draft, model, restored.variables, description, card)
+        description = write_bundle(draft, model, restored.variables, description, card)
+        if key:
+            signature.sign(draft, key)
+        return description
 
 
 def earlier_bundle(out: pathlib.Path) -> folders.Files:
@@ -167,12 +182,18 @@ def write_bundle(
         folder: an existing empty folder.
         model: computes in float32, so that every runtime rounds alike.
         variables: `params` and `batch_stats`.
-        description: bundle.json without `verification` and `files`, which are added here.
+        description: bundle.json without `verification`, `files` and `sha256`, which are added.
         card: makes the text of MODEL_CARD.md from the verified description.
 
     Raises:
-        UserError: an artefact does not give the training code's numbers.
+        UserError: the description holds what no reader takes, or an artefact does not give the
+            training code's numbers.
     """
+    if fault := schema.fault(description | {"files": {}}):
+        raise cli.UserError(
+            f"the run cannot be exported: {fault}; evaluate the validation split again for another "
+            f"calibration and threshold, prepare the data again for other preprocessing"
+        )
     calibration = description["calibration"]
     image_size = description["preprocessing"]["image_size"]
     infer = artefacts.inference_function(model, variables, calibration)
@@ -189,6 +210,7 @@ def write_bundle(
     }
     (folder / "MODEL_CARD.md").write_text(card(description), encoding="utf-8")
     description |= {"files": bundle_lib.describe_files(folder)}
+    description |= {"sha256": bundle_lib.content_sha256(description)}
     text = json.dumps(description, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     (folder / "bundle.json").write_text(text, encoding="utf-8")
     return description

@@ -1,13 +1,14 @@
 """Collects a finished run's records for its bundle and its model card."""
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
 from cbam_flax import provenance
 from cbam_flax.evaluate import calibration
 from cbam_flax.predict.bundle import SCHEMA
 from data_prep.cli import UserError
+from data_prep.manifest import SYNTHETIC_WARNING, is_synthetic
+from data_prep.text_files import read_json
 
 if TYPE_CHECKING:
     from cbam_flax.checkpoint import Restored
@@ -35,7 +36,8 @@ def read_run(workdir: str, restored: "Restored") -> Run:
     """Reads calibration, the data's manifest and the test metrics; `workdir` may be gs://.
 
     Raises:
-        UserError: the prepared data, with the preprocessing, are not where the config says.
+        UserError: the prepared data, with the preprocessing, are not where the config says, or a
+            record is damaged.
     """
     from etils import epath
 
@@ -44,13 +46,22 @@ def read_run(workdir: str, restored: "Restored") -> Run:
     folder = epath.Path(workdir)
     config = restored.config
     records = record_dir(config.data_dir, config.dataset, config.image_size)
-    metrics = _read_json(folder / "evaluation" / "test" / "metrics.json")
-    if metrics and metrics["provenance"]["checkpoint_step"] != restored.step:
-        metrics = None
+    path, metrics = folder / "evaluation" / "test" / "metrics.json", None
+    if path.exists():
+        mend = "evaluate the test split again, or delete it"
+        metrics = read_json(path, mend)
+        if not isinstance(metrics.get("provenance"), dict):
+            raise UserError(f"{path} does not say which checkpoint it is of; {mend}")
+        if metrics["provenance"].get("checkpoint_step") != restored.step:
+            metrics = None
+    mend = "prepare the data again"
+    manifest = read_json(records / "manifest.json", mend)
+    if not isinstance(manifest.get("preprocessing"), dict):
+        raise UserError(f"{records / 'manifest.json'} has no preprocessing; {mend}")
     return Run(
         restored=restored,
         calibration=read_calibration(folder / "calibration.json", restored.step),
-        manifest=json.loads((records / "manifest.json").read_text()),
+        manifest=manifest,
         metrics=metrics,
     )
 
@@ -83,7 +94,7 @@ def describe(run: Run) -> dict[str, Any]:
     config = run.restored.config.to_dict()
     config.pop("data_dir")  # a path on the training machine
     preprocessing = run.manifest["preprocessing"]
-    size = preprocessing["image_size"]
+    size = preprocessing.get("image_size")  # checked with the rest before it is written
     fitted = run.calibration
     return {
         "schema": SCHEMA,
@@ -115,6 +126,8 @@ def describe(run: Run) -> dict[str, Any]:
         },
         "operating_point": {key: fitted[key] for key in ("threshold", "criterion", "source")},
         "scope": SCOPE,
+        "warnings": warnings(run),
+        "grey_range": run.manifest["splits"]["train"].get("grey_range"),
         "fingerprints": {
             "checkpoint": {
                 "step": run.restored.step,
@@ -131,10 +144,9 @@ def describe(run: Run) -> dict[str, Any]:
     }
 
 
-def _read_json(path: Any) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); write it again") from error
+def warnings(run: Run) -> list[str]:
+    """What the user of a prediction must know: of the test evaluation, and that data were drawn."""
+    found = list(run.metrics["warnings"]) if run.metrics else []
+    if is_synthetic(run.manifest) and SYNTHETIC_WARNING not in found:
+        found.insert(0, SYNTHETIC_WARNING)
+    return found

@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import sys
 
 from cbam_flax.predict import RUNTIMES, Predictor, dicom_output, reader
 from cbam_flax.predict.score_files import earlier_results, output_names, score_files
@@ -27,6 +28,12 @@ def main() -> int:
     parser.add_argument("--bundle", type=pathlib.Path, required=True, help="from cbam_flax.export")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the answers")
     parser.add_argument("--runtime", choices=RUNTIMES, default="jax")
+    parser.add_argument(
+        *("--verify_with", "--verify-with"),
+        type=pathlib.Path,
+        metavar="KEY",
+        help="public key, PEM or ssh; refuse a bundle that export did not sign with its other half",
+    )
     parser.add_argument("--overlays", action="store_true", help="write a PNG of each film")
     parser.add_argument(
         "--dicom_output",
@@ -54,8 +61,12 @@ def main() -> int:
         inputs=[*arguments.paths, arguments.bundle],
         earlier=earlier_results,
     ) as draft:
-        predictor = Predictor.load(arguments.bundle, arguments.runtime, arguments.batch_size)
+        predictor = Predictor.load(
+            arguments.bundle, arguments.runtime, arguments.batch_size, arguments.verify_with
+        )
         summary = score_files(predictor, sources, draft, workers=arguments.workers, **wanted)
+    for warning in predictor.bundle.get("warnings", ()):
+        print(f"warning of the bundle: {warning}", file=sys.stderr)
     if summary.without_dicom:
         print(
             f"no DICOM output for {summary.without_dicom} of the scored images: they have no valid "

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 PANEL = 768  # the longer side of one panel, in pixels
-STRIP = 96  # height of the text area on top
+STRIP = 120  # height of the text area on top
 TEXT = 18  # font size, in pixels
 NOTICE = "RESEARCH ONLY - NOT FOR CLINICAL USE"
 COLOURS = cv2.COLORMAP_INFERNO  # rises in lightness, so it works without colour vision and in print
@@ -23,10 +23,10 @@ def draw(
         panel: uint8 (H, W), as `scale_to_panel` gives it.
         attention: float32 (h, w) over the square that the model saw; 1 x 1 when there is no map.
         box: float (4,), where the image lies in that square as fractions ymin, xmin, ymax, xmax.
-        lines: at most two lines of text, of characters that the font of OpenCV has.
+        lines: at most three lines of text, of characters that the font of OpenCV has.
 
     Returns:
-        uint8 (96 + H, at least 2 W, 3), RGB.
+        uint8 (120 + H, at least 2 W, 3), RGB.
     """
     image = cv2.cvtColor(panel, cv2.COLOR_GRAY2RGB)
     height, width = panel.shape
@@ -39,7 +39,7 @@ def draw(
         picture[STRIP:, width : 2 * width] = blend(image, place(shown, box, panel.shape))
         legend = f"attention {low:.2f} (clear) to {high:.2f} (bright)"
     for number, line in enumerate([*lines, f"{NOTICE}   {legend}"]):
-        _write(picture, line, (8, (number + 1) * STRIP // 4 + 8))
+        _write(picture, line, (8, (number + 1) * STRIP // 5 + 8))
     return picture
 
 

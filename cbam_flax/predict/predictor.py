@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cbam_flax.predict import reader, runtimes
+from cbam_flax.predict import reader, runtimes, signature
 from cbam_flax.predict.bundle import artefact_path, read_bundle
 from data_prep import cli
 
@@ -29,27 +29,39 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, bundle: str | os.PathLike[str], runtime: str = "jax", batch_size: int = 8
+        cls,
+        bundle: str | os.PathLike[str],
+        runtime: str = "jax",
+        batch_size: int = 8,
+        verify_with: str | os.PathLike[str] | None = None,
     ) -> "Predictor":
         """Loads a bundle for one runtime, "jax" or "onnx".
 
         Args:
             batch_size: the most images that go through the model at once.
+            verify_with: file of an Ed25519 public key; the bundle must be signed with its private
+                half.
 
         Raises:
-            UserError: no bundle, one of another schema version or a damaged one, or the runtime is
-                unknown or not installed.
+            UserError: no bundle, one of another schema version or a damaged one, one without the
+                signature, or the runtime is unknown, not installed or cannot load it.
         """
         if runtime not in RUNTIMES:
             raise cli.UserError(f"the runtime {runtime!r} is none of {', '.join(RUNTIMES)}")
         folder = pathlib.Path(bundle)
-        description = read_bundle(folder)
+        key = signature.public_key(pathlib.Path(verify_with)) if verify_with else None
+        description = read_bundle(folder, key)
         path = artefact_path(folder, description, runtime)
         try:
             function = runtimes.LOADERS[runtime](path)
         except ModuleNotFoundError as error:
             raise cli.UserError(
                 f"--runtime={runtime} needs the package {error.name}; install it, "
+                f"or choose the other of jax and onnx"
+            ) from error
+        except runtimes.Fault as error:
+            raise cli.UserError(
+                f"--runtime={runtime} cannot load {path} ({error}); update its package, "
                 f"or choose the other of jax and onnx"
             ) from error
         return cls(description, function, batch_size)
@@ -85,11 +97,21 @@ class Predictor:
 
         Args:
             size: the batch is padded to it with black, so that one compiled size serves all.
+
+        Raises:
+            UserError: the runtime cannot run the model on this machine.
         """
         count = len(squares)
         images = np.zeros((size or count, *squares.shape[1:], 1), np.float32)
         images[:count, ..., 0] = squares / np.float32(255)
-        return {name: value[:count] for name, value in self._function(images).items()}
+        try:
+            outputs = self._function(images)
+        except runtimes.Fault as error:
+            raise cli.UserError(
+                f"the model cannot run on this machine ({error}); make --batch_size smaller, "
+                f"update the runtime's package, or choose the other --runtime"
+            ) from error
+        return {name: value[:count] for name, value in outputs.items()}
 
     def _square(self, item: Any) -> np.ndarray:
         settings = self.bundle["preprocessing"]

@@ -113,14 +113,12 @@ def read_file(task: Task) -> Decoded | Refused:
 def read_files(tasks: list[Task], workers: int) -> Iterator[Decoded | Refused]:
     """Every task's result, in the order in which they finish.
 
-    A file that hangs, crashes or exhausts the decoder costs its worker process, not the other
-    files. A single file is read in this process, which saves starting one.
+    A file that hangs, crashes or exhausts the decoder costs its worker process, not the command.
 
     Args:
-        workers: processes; 0 reads all files in this one.
+        workers: processes; 0 reads all files in this one, without that protection.
     """
-    workers = min(workers, len(tasks)) if len(tasks) > 1 else 0
-    for task, result in run_tasks(read_file, tasks, workers=workers):
+    for task, result in run_tasks(read_file, tasks, workers=min(workers, len(tasks))):
         if isinstance(result, Lost):
             yield Refused(task.source, DicomRefusal(result.code, REFUSAL_CODES[result.code]))
         else:
@@ -128,10 +126,11 @@ def read_files(tasks: list[Task], workers: int) -> Iterator[Decoded | Refused]:
 
 
 def find_files(paths: Iterable[pathlib.Path], skip: pathlib.Path) -> list[Source]:
-    """Files as given and, below folders, every file whose name does not start with a dot; sorted.
+    """Files as given and, below folders, everything whose name does not start with a dot; sorted.
 
     DICOM files often have no extension, so the content decides later. A file that is named twice
-    is taken once.
+    is taken once. What is no file, such as a pipe, and a folder that cannot be listed are kept, so
+    that they are refused by name. Links to folders are not followed.
 
     Args:
         paths: files and folders.
@@ -139,16 +138,19 @@ def find_files(paths: Iterable[pathlib.Path], skip: pathlib.Path) -> list[Source
 
     Raises:
         UserError: a path does not exist, or there is no file at all.
+        OSError: a path cannot be looked at.
     """
-    found: dict[pathlib.Path, pathlib.Path] = {}
+    found: dict[str, pathlib.Path] = {}
     paths = list(paths)
     for path in paths:
-        if not path.exists():
-            raise UserError(f"{path} does not exist; give DICOM files or folders of them")
-        if not path.is_dir() and not path.is_file():
-            raise UserError(f"{path} is neither a file nor a folder; give DICOM files")
-        for file in sorted(_walk(path, skip)) if path.is_dir() else [path]:
-            found.setdefault(file.resolve(), file)
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UserError(
+                f"{path} does not exist; give DICOM files or folders of them"
+            ) from error
+        for file in sorted(_walk(path, skip)) if os.path.isdir(path) else [path]:
+            found.setdefault(os.path.realpath(file), file)  # unlike `resolve`, of a loop too
     if not found:
         raise UserError(f"there is no file in {', '.join(map(str, paths))}")
     stems = collections.Counter(file.stem for file in found.values())
@@ -167,16 +169,17 @@ def _name(path: pathlib.Path, is_unique: bool) -> str:
 
 
 def _walk(folder: pathlib.Path, skip: pathlib.Path) -> Iterator[pathlib.Path]:
-    for parent, folders, files in os.walk(folder):
+    unlisted: list[OSError] = []
+    skipped = os.path.realpath(skip)
+    for parent, folders, files in os.walk(folder, onerror=unlisted.append):
         here = pathlib.Path(parent)
         folders[:] = [
             name
             for name in folders
-            if not name.startswith(".") and (here / name).resolve() != skip.resolve()
+            if not name.startswith(".") and os.path.realpath(here / name) != skipped
         ]
-        paths = (here / name for name in files if not name.startswith("."))
-        # Reading a pipe or socket would block. A dangling link is kept, and later refused by name.
-        yield from (path for path in paths if path.is_file() or path.is_symlink())
+        yield from (here / name for name in files if not name.startswith("."))
+    yield from (pathlib.Path(error.filename) for error in unlisted)
 
 
 def map_ahead(

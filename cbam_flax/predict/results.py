@@ -8,6 +8,7 @@ import numpy as np
 
 from cbam_flax.predict import dicom_output, overlay
 from cbam_flax.predict.reader import Decoded
+from data_prep import cli
 
 COLUMNS = (
     "image_id",
@@ -18,7 +19,9 @@ COLUMNS = (
     "sop_instance_uid",
     "study_instance_uid",
     "series_instance_uid",
+    "warnings",
 )
+UIDS = ("sop_instance_uid", "study_instance_uid", "series_instance_uid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +50,28 @@ def decision_text(result: Result, bundle: dict[str, Any]) -> str:
     return "out of scope" if decision is None else bundle["labels"][int(decision)]
 
 
+def warning_words(result: Result, bundle: dict[str, Any]) -> list[str]:
+    """What makes the prediction doubtful, a word each: LEAK, SHORTCUT, SMALL, SYNTHETIC, ...
+
+    The bundle's warnings, in full in its `warnings`, and whether the image itself is a drawing.
+    """
+    words = [text.partition(":")[0] for text in bundle.get("warnings", ())]
+    words = [word for word in words if word.isupper()]
+    if result.image.header["synthetic_data"].upper() == "YES":
+        words.append("SYNTHETIC IMAGE")
+    return words
+
+
 def row(result: Result, bundle: dict[str, Any]) -> tuple[Any, ...]:
     """The line of predictions.csv, in the order of `COLUMNS`."""
     return (
         result.image.source.image_id,
-        result.image.source.path,
+        str(result.image.source.path),
         f"{result.probability:.8g}",
         decision_text(result, bundle),
         ";".join(result.flags),
-        *(result.image.header[uid] for uid in COLUMNS[-3:]),
+        *(result.image.header[uid] for uid in UIDS),
+        ";".join(warning_words(result, bundle)),
     )
 
 
@@ -77,10 +93,13 @@ def write_pictures(
         result.image.source.image_id,
         f"{bundle['labels'][1]} {result.probability:.3f}, operating point {threshold:.3f}: "
         f"{decision_text(result, bundle)} {' '.join(result.flags)}",
+        " - ".join(warning_words(result, bundle)),
     ]
     picture = overlay.draw(result.image.panel, result.attention, result.image.box, lines)
     if overlays:
-        (overlays / f"{result.image.source.image_id}.png").write_bytes(overlay.encode_png(picture))
+        path = overlays / f"{result.image.source.image_id}.png"
+        with cli.naming(path):
+            path.write_bytes(overlay.encode_png(picture))
     if not dicom:
         return True
     if not dicom_output.has_references(result.image.header):
@@ -93,7 +112,7 @@ def write_pictures(
         ),
     }
     for kind, dataset in objects.items():
-        dataset.save_as(
-            dicom / f"{result.image.source.image_id}-{kind}.dcm", enforce_file_format=True
-        )
+        path = dicom / f"{result.image.source.image_id}-{kind}.dcm"
+        with cli.naming(path):
+            dataset.save_as(path, enforce_file_format=True)
     return True

@@ -5,9 +5,11 @@ on stored inputs; export starts it as a fresh process to check that an artefact 
 training code.
 """
 
+import contextlib
 import pathlib
+import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -15,35 +17,69 @@ import numpy as np
 Function = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
+class Fault(Exception):
+    """A runtime cannot load or run an artefact; the message is the first line of the cause."""
+
+
+@contextlib.contextmanager
+def _faults(*kinds: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except kinds as error:
+        lines = str(error).strip().splitlines()
+        raise Fault(lines[0] if lines else type(error).__name__) from error
+
+
 def load_jax(path: pathlib.Path) -> Function:
     """`model.stablehlo` on JAX's default device; needs jax alone, no flax."""
     import jax
     import jax.export
 
-    call = jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
-    return lambda images: jax.device_get(call(images))
+    # What the reader of the format, flatbuffers, raises for content that is none of it.
+    malformed = (struct.error, TypeError, LookupError, AttributeError, AssertionError)
+    with _faults(*malformed, ValueError, RuntimeError):
+        call = jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        with _faults(ValueError, RuntimeError):  # JaxRuntimeError too, such as out of memory
+            return jax.device_get(call(images))
+
+    return run
 
 
 def load_onnx(path: pathlib.Path) -> Function:
     """`model.onnx` on the best provider that the installed onnxruntime has."""
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    session = onnxruntime.InferenceSession(
-        str(path), providers=onnxruntime.get_available_providers()
-    )
+    # Its errors have no base of their own.
+    own = [kind for kind in vars(state).values() if isinstance(kind, type)]
+    kinds = [kind for kind in own if issubclass(kind, Exception)] + [ValueError, RuntimeError]
+    with _faults(*kinds):
+        session = onnxruntime.InferenceSession(
+            str(path), providers=onnxruntime.get_available_providers()
+        )
     names = [output.name for output in session.get_outputs()]
-    return lambda images: dict(zip(names, session.run(names, {"images": images}), strict=True))
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        with _faults(*kinds):
+            return dict(zip(names, session.run(names, {"images": images}), strict=True))
+
+    return run
 
 
 def load_tensorflow(path: pathlib.Path) -> Function:
     """`saved_model/` through its `serving_default` signature; needs TensorFlow alone, no jax."""
     import tensorflow as tf
 
-    model = tf.saved_model.load(str(path))
+    kinds = (tf.errors.OpError, OSError, ValueError, LookupError, RuntimeError)
+    with _faults(*kinds):
+        model = tf.saved_model.load(str(path))
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
         # Through `model`, which must stay alive: a signature only refers to it weakly.
-        outputs = model.signatures["serving_default"](images=tf.constant(images))
+        with _faults(*kinds):
+            outputs = model.signatures["serving_default"](images=tf.constant(images))
         return {name: value.numpy() for name, value in outputs.items()}
 
     return run

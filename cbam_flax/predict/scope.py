@@ -16,6 +16,9 @@ def out_of_scope(header: dict[str, Any], scope: dict[str, list[str]]) -> list[st
             contains one of `body_parts`.
     """
     flags = []
+    # Raw detector data have no greys to look at, whatever the model was trained on.
+    if header["presentation_intent"].upper() == "FOR PROCESSING":
+        flags.append("presentation_intent=FOR PROCESSING")
     modality, view = header["modality"].upper(), header["view_position"].upper()
     body_part, description = header["body_part"].upper(), header["series_description"]
     if modality and modality not in scope["modalities"]:

@@ -1,19 +1,18 @@
 """Many files through a bundle: decoding, scoring and writing overlap."""
 
-import csv
 import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
 from cbam_flax.predict import reader, results
 from cbam_flax.predict.predictor import Predictor
 from cbam_flax.predict.scope import out_of_scope
-from data_prep import cli, folders, unmarked_folder
+from data_prep import cli, csv_files, folders, unmarked_folder
+from data_prep.grey_range import never_seen
 
 REJECTED_COLUMNS = ("file", "code", "message")
 
@@ -65,13 +64,16 @@ def score_files(
             for result in found:
                 scored[result.image.source.index] = results.row(result, predictor.bundle)
             for item in rejected:
-                line = (item.source.path, item.refusal.code, item.refusal.message)
+                line = (str(item.source.path), item.refusal.code, item.refusal.message)
                 refused[item.source.index] = line
             if folders:
                 without_dicom += list(pool.map(write, found)).count(False)
             progress.update(len(found) + len(rejected))
-    _write_csv(out / "predictions.csv", results.COLUMNS, scored)
-    _write_csv(out / "rejected.csv", REJECTED_COLUMNS, refused)
+    for name, columns, lines in (
+        ("predictions.csv", results.COLUMNS, scored),
+        ("rejected.csv", REJECTED_COLUMNS, refused),
+    ):
+        csv_files.write(out / name, columns, (lines[index] for index in sorted(lines)))
     return Summary(len(scored), len(refused), without_dicom)
 
 
@@ -91,7 +93,7 @@ def earlier_results(out: pathlib.Path) -> folders.Files:
         ("predictions.csv", "rejected.csv", "overlays/*.png", "dicom/*.dcm"),
         {
             "predictions.csv": b"image_id,path,probability,decision,flags,sop_instance_uid,",
-            "rejected.csv": b"file,code,message\r\n",
+            "rejected.csv": b"file,code,message",
         },
     )
 
@@ -105,18 +107,15 @@ def score_batch(
     if not images:
         return [], refused
     outputs = predictor.run(np.stack([image.square for image in images]), size)
-    scope = predictor.bundle["scope"]
+    bundle = predictor.bundle
+
+    def flags(image: reader.Decoded) -> list[str]:
+        grey = never_seen(image.square, bundle.get("grey_range"))
+        return out_of_scope(image.header, bundle["scope"]) + grey
+
     return [
-        results.Result(image, out_of_scope(image.header, scope), float(probability), attention)
+        results.Result(image, flags(image), float(probability), attention)
         for image, probability, attention in zip(
             images, outputs["probability"], outputs["attention"], strict=True
         )
     ], refused
-
-
-def _write_csv(path: pathlib.Path, columns: Sequence[str], lines: dict[int, Any]) -> None:
-    # A path that is not UTF-8 is written as its original bytes.
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(line for _, line in sorted(lines.items()))

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import cli, folders
-from data_prep.text_files import read_json
+from data_prep.regular_files import NotAFileError, TooLargeError, read_bytes
 
 EXAMPLE = """example:
   python -m data_prep.audit --raw=rsna --mapping=download --out=audit.json
+  python -m data_prep.audit --raw=rsna --mapping=download --out=audit.json --splits=published.csv
 
 The folder of images may be missing; then near-duplicates are not looked for, and view, sex, age
 and pixel spacing come from --metadata alone: a CSV file with the columns patientId, ViewPosition,
-PatientSex, PatientAge and PixelSpacing."""
+PatientSex, PatientAge and PixelSpacing. --splits tests a split that somebody published: how many
+images of each other split share a patient, or are themselves, in its train."""
+
+
+_MAX_RESULT_BYTES = 1 << 26
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,6 +35,7 @@ def parse_args() -> argparse.Namespace:
     add("--raw", required=True, help="the challenge's folder")
     add("--mapping", required=True, help="the mapping to patients: its file, or 'download'")
     add("--metadata", help="a CSV file of header values, used instead of the images' own")
+    add("--splits", help="a published split: a CSV file with the columns image_id and split")
     add("--out", required=True, type=Path, help="the JSON file to write")
     add("--workers", type=int, default=os.cpu_count() or 1, help="decoding processes")
     add("--draws", type=int, default=100, help="random splits, and bootstraps (default 100)")
@@ -39,45 +45,50 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def check_out(path: Path) -> None:
+    """Before any work: nothing is at this path, or the result of an earlier audit as it was written.
+
+    Raises:
+      UserError: something else is there, which is not to be replaced, or nothing can be.
+      OSError: the path cannot be looked at.
+    """
+    folders.check_place(path.parent)
+    if not os.path.lexists(path):
+        return
+    try:
+        earlier = None if path.is_symlink() else json.loads(read_bytes(path, _MAX_RESULT_BYTES))
+    except (NotADirectoryError, NotAFileError, TooLargeError, ValueError, RecursionError):
+        earlier = None
+    if not isinstance(earlier, dict) or earlier.pop("sha256", None) != _sha256(earlier):
+        raise cli.UserError(
+            f"--out={path} is no audit's result, or was changed since; give the name of a new file"
+        )
+
+
 def main() -> None:
     args = parse_args()
-    check_out(args.out)
     from etils import epath
 
     from data_prep import rsna
     from data_prep.audit import run
-    from data_prep.audit.inputs import look_at_images, read_metadata, read_table
+    from data_prep.audit.inputs import look_at_images, read_metadata, read_splits, read_table
     from data_prep.mapping import find_mapping, read_mapping
 
+    check_out(args.out)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     raw = epath.Path(args.raw)
     mapping = find_mapping(args.mapping, os.fspath(args.out.parent))
     table = read_table(raw, read_mapping(mapping))
     metadata = read_metadata(epath.Path(args.metadata), table.ids) if args.metadata else None
+    published = read_splits(epath.Path(args.splits), table.ids) if args.splits else None
     duplicates = None
     if (raw / rsna.IMAGES).exists():
         headers, duplicates = look_at_images(raw, table.ids, args.workers)
         metadata = metadata or headers
-    result = run.audit(table, metadata, duplicates, args.draws)
-    write(args.out, result)
+    result = run.audit(table, metadata, duplicates, args.draws, published)
+    with cli.naming(args.out):
+        write(args.out, result)
     print(run.render(result))
-
-
-def check_out(out: Path) -> None:
-    """Refuses an `out` that cannot be written or that this command cannot prove to have written.
-
-    Raises:
-      UserError: it is such a file.
-    """
-    folders.check_place(out.parent)
-    if os.path.lexists(out):
-        mend = "give --out a new file"
-        if out.is_symlink() or not out.is_file():
-            raise cli.UserError(f"{out} is no plain file; {mend}")
-        content = read_json(out, mend)
-        if content.pop("sha256", None) != _sha256(content):
-            raise cli.UserError(
-                f"{out} was not written by this command, or was changed since; {mend}"
-            )
 
 
 def write(out: Path, result: dict[str, Any]) -> None:

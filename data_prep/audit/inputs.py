@@ -64,13 +64,54 @@ def read_table(raw: epath.Path, patients: dict[str, str]) -> Table:
     )
 
 
+@dataclasses.dataclass
+class Splits:
+    """A split that somebody published, as the rows of its table.
+
+    Attributes:
+      image: (rows,) position of the row's image in `Table.ids`.
+      name: (rows,) the split that the row puts it in.
+      unknown: rows whose image has no usable label or no patient.
+    """
+
+    image: np.ndarray
+    name: np.ndarray
+    unknown: int
+
+
+def read_splits(path: epath.Path, ids: list[str]) -> Splits:
+    """A CSV file with the columns `image_id` and `split`; an image may stand in several splits.
+
+    Raises:
+      UserError: a column is missing, no row is of `train`, or all rows are.
+    """
+    place = {image_id: i for i, image_id in enumerate(ids)}
+    columns = ("image_id", "split")
+    mend = f"give --splits a CSV file with {', '.join(columns)}"
+    rows = [
+        (row["image_id"].strip(), row["split"].strip()) for row in read_rows(path, columns, mend)
+    ]
+    known = [(place[image_id], split) for image_id, split in rows if image_id in place]
+    names = {split for _, split in known}
+    if "train" not in names or len(names) < 2:
+        raise UserError(
+            f"{path} puts {len(known)} of its {len(rows)} rows' images, which the tables know, in "
+            f"the splits {', '.join(sorted(names)) or '(none)'}; it needs train and at least "
+            "another"
+        )
+    image, split = zip(*known, strict=True)
+    return Splits(np.array(image), np.array(split), len(rows) - len(known))
+
+
 def read_metadata(path: epath.Path, ids: list[str]) -> dict[str, dict[str, str]]:
     """image id -> confounder -> text, from a CSV file that has every id.
 
     Raises:
       UserError: it lacks an id or a column.
     """
-    rows = {row["patientId"]: row for row in read_rows(path, ("patientId", *CONFOUNDERS.values()))}
+    columns = ("patientId", *CONFOUNDERS.values())
+    mend = f"give --metadata a CSV file with {', '.join(columns)}"
+    rows = {row["patientId"]: row for row in read_rows(path, columns, mend)}
     missing = next((image_id for image_id in ids if image_id not in rows), None)
     if missing:
         raise UserError(f"{path} has no row for {missing}; give the table of all images")

@@ -7,14 +7,18 @@ import numpy as np
 from data_prep import cli
 from data_prep.audit import leakage as leak
 from data_prep.audit.confounders import category, confounder_auroc
-from data_prep.audit.inputs import CONFOUNDERS, Table
+from data_prep.audit.inputs import CONFOUNDERS, Splits, Table
 
 # The share of test by what is drawn: the literature's, and the original notebook's for rows.
 TEST_SHARES = {"patient": 0.15, "image": 0.15, "row": 0.25}
 
 
 def audit(
-    table: Table, metadata: dict[str, dict[str, str]] | None, duplicates: Any, draws: int
+    table: Table,
+    metadata: dict[str, dict[str, str]] | None,
+    duplicates: Any,
+    draws: int,
+    published: Splits | None = None,
 ) -> dict[str, Any]:
     """Every figure, as it is written to the JSON file."""
     patient = np.unique(table.patients, return_inverse=True)[1]
@@ -42,12 +46,28 @@ def audit(
         )
         prepared = figures(*leak.prepared_split(unit_names))
         leakage[f"by {scheme}, as prepared"] = {k: {"value": v} for k, v in prepared.items()}
+    if published is not None:
+        for name in sorted(set(published.name) - {"train"}):
+            found = leak.leakage(
+                table.label,
+                patient,
+                published.image,
+                published.name == "train",
+                published.name == name,
+                duplicates,
+            )
+            images = len(np.unique(published.image[published.name == name]))
+            leakage[f"as published, {name}"] = {
+                "judged_images": {"value": images},
+                **{key: {"value": value} for key, value in found.items()},
+            }
     return {
         "images": len(table.ids),
         "patients": int(patient.max()) + 1,
         "rows": len(names),
         "positive": int(table.label.sum()),
         "left_out": table.left_out,
+        "published_rows_unknown": published and published.unknown,
         "near_duplicate_pairs": None if duplicates is None else len(duplicates),
         "leakage": leakage,
         "confounders": metadata and confounders(table, patient, metadata, draws),
@@ -93,6 +113,11 @@ def render(result: dict[str, Any]) -> str:
             f"{name:28}"
             + "".join(f"{_percent(figures.get(key)):>20}" for key in shares)
             + f"{_auroc(figures['patient_memoriser']):>22}"
+        )
+    if result["published_rows_unknown"]:
+        lines.append(
+            f"{result['published_rows_unknown']:,} rows of --splits are not judged: their images "
+            "have no usable label or no known patient"
         )
     if result["near_duplicate_pairs"] is None:
         lines.append("look-alikes: not looked for, the folder of images is missing")

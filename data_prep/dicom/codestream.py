@@ -33,6 +33,31 @@ def parse_codestream(frame: bytes) -> Codestream:
     return Codestream(bottom - top, right - left, components, (siz[38] & 0x7F) + 1)
 
 
+def repair_scan(frame: bytes) -> bytes:
+    """A sequential JPEG frame whose scan covers the whole spectrum, as it must.
+
+    Some writers give the scan's end (Se) as 0, where ISO 10918-1, table B.3 has 63. It has no other
+    meaning in sequential JPEG, so it is set, as dcmtk does. Other frames are returned as they are.
+    """
+    position, is_sequential = 2, False
+    while frame.startswith(b"\xff\xd8") and position + 4 < len(frame):
+        marker = frame[position + 1]
+        if frame[position] != 0xFF:
+            break
+        if marker == 0xFF:
+            position += 1
+            continue
+        is_sequential |= marker in (0xC0, 0xC1)
+        length = int.from_bytes(frame[position + 2 : position + 4], "big")
+        if marker == 0xDA:
+            end = position + 2 + length - 2  # Se; before it Ss, behind it Ah and Al
+            if is_sequential and frame[end - 1 : end + 2] == bytes(3):
+                return frame[:end] + bytes([63]) + frame[end + 1 :]
+            break
+        position += 2 + length
+    return frame
+
+
 def _parse_jpeg(frame: bytes) -> Codestream:
     position = 2
     while position + 9 < len(frame):

@@ -125,7 +125,11 @@ def _is_padding(dataset: pydicom.Dataset, values: np.ndarray) -> np.ndarray:
     if first is None:
         return np.zeros(values.shape, bool)
     limit = dataset.get("PixelPaddingRangeLimit")
-    low, high = sorted((int(first), int(first if limit is None else limit)))
+    ends = [int(first), int(first if limit is None else limit)]
+    if values[0] < 0:  # signed pixels; a writer may give -2000 as the unsigned 63536
+        allocated = dataset.get("BitsAllocated", 16)
+        ends = [end - (1 << allocated) if end > values[-1] else end for end in ends]
+    low, high = sorted(ends)
     return (values >= low) & (values <= high)
 
 

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import pydicom
+from pydicom import uid
 
 _TEXT_KEYWORDS = {
     "sop_class_uid": "SOPClassUID",
@@ -24,6 +25,8 @@ _TEXT_KEYWORDS = {
     "series_description": "SeriesDescription",
     "view_position": "ViewPosition",
     "photometric": "PhotometricInterpretation",
+    "synthetic_data": "SyntheticData",
+    "presentation_intent": "PresentationIntentType",
 }
 HEADER_KEYWORDS = (*_TEXT_KEYWORDS.values(), "PatientAge", "PixelSpacing", "ImagerPixelSpacing")
 
@@ -34,6 +37,8 @@ def read_header(dataset: pydicom.Dataset) -> dict[str, Any]:
     if not header["view_position"]:  # the RSNA challenge has it here too
         found = re.match(r"view: (\w+)$", header["series_description"])
         header["view_position"] = found[1] if found else ""
+    if header["sop_class_uid"] == uid.DigitalXRayImageStorageForProcessing:
+        header["presentation_intent"] = "FOR PROCESSING"
     header["patient_age"] = parse_age(_text(dataset, "PatientAge"))
     header["pixel_spacing"] = _spacing(dataset)
     header["rows"], header["columns"] = int(dataset.Rows), int(dataset.Columns)

@@ -6,7 +6,6 @@ import logging
 import os
 import warnings
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,15 @@ import pydicom
 import simplejpeg
 from pydicom import uid
 from pydicom.datadict import tag_for_keyword
-from pydicom.encaps import get_frame
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.filereader import read_dataset
 from pydicom.pixels import get_decoder
 
-from data_prep.dicom.codestream import parse_codestream
+from data_prep.dicom.codestream import parse_codestream, repair_scan
 from data_prep.dicom.grey import to_grey
 from data_prep.dicom.header import HEADER_KEYWORDS, read_header
 from data_prep.dicom.refusal import REFUSAL_CODES, DicomRefusal
+from data_prep.regular_files import NotAFileError, TooLargeError, read_bytes
 
 # pydicom logs and warns on each oddity, with tracebacks; here they are refusals or harmless.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
@@ -114,12 +114,12 @@ def read_radiograph(
 
 
 def _read_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
-    path = Path(path)
     try:
-        size = path.stat().st_size
-        if size > max_bytes + _MAX_HEADER_BYTES:
-            raise DicomRefusal("too_large", f"a file of {size:,} bytes")
-        return path.read_bytes()
+        return read_bytes(path, max_bytes + _MAX_HEADER_BYTES)
+    except NotAFileError as error:
+        raise DicomRefusal("not_a_file", str(error.strerror)) from error
+    except TooLargeError as error:
+        raise DicomRefusal("too_large", str(error.strerror)) from error
     except OSError as error:
         raise DicomRefusal("unreadable", f"{error.strerror or error}") from error
 
@@ -204,8 +204,12 @@ def _decode(dataset: pydicom.Dataset, syntax: uid.UID) -> tuple[np.ndarray, int]
     """The stored values, H x W, and how many bits they use."""
     rows, columns, bits = dataset.Rows, dataset.Columns, dataset.BitsStored
     signed = int(dataset.get("PixelRepresentation", 0))
+    pixel_data = dataset.PixelData
     if syntax.is_encapsulated and syntax != uid.RLELossless:
-        frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+        original = get_frame(pixel_data, 0, number_of_frames=1)
+        frame = repair_scan(original)
+        if frame != original:
+            pixel_data = encapsulate([frame])
         found = parse_codestream(frame)
         if (found.rows, found.columns, found.components) != (rows, columns, 1):
             raise DicomRefusal(
@@ -236,7 +240,7 @@ def _decode(dataset: pydicom.Dataset, syntax: uid.UID) -> tuple[np.ndarray, int]
         "pixel_representation": signed,
         "photometric_interpretation": dataset.PhotometricInterpretation,
     }
-    stored, _ = get_decoder(syntax).as_array(dataset.PixelData, **options)
+    stored, _ = get_decoder(syntax).as_array(pixel_data, **options)
     return stored, bits
 
 

@@ -3,6 +3,7 @@
 REFUSAL_CODES: dict[str, str] = {
     # what the file itself is
     "unreadable": "the file could not be read from the disk",
+    "not_a_file": "a folder, pipe, socket or device, not a file",
     "not_dicom": "the content is not DICOM",
     "no_pixel_data": "a DICOM object without an image",
     "bad_header": "an attribute that the image needs is missing or senseless",

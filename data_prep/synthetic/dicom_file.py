@@ -45,9 +45,10 @@ def uids_of(plan: Plan, seed: int) -> dict[str, str]:
 
 
 def _header(plan: Plan, uids: dict[str, str]) -> pydicom.Dataset:
-    """The header of the challenge's files, tag for tag, marked as synthetic in three places."""
+    """The header of the challenge's files, tag for tag, and marked as synthetic in four more."""
     dataset = pydicom.Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 100"
+    dataset.SyntheticData = "YES"  # what `prepare` and `predict` look at
     dataset.SOPClassUID = uid.SecondaryCaptureImageStorage
     dataset.SOPInstanceUID = uids["SOPInstanceUID"]
     dataset.StudyDate = "19010101"

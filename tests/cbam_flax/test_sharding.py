@@ -33,6 +33,8 @@ def test_sizes_that_cannot_be_cut_are_named():
     sharding.check_divisible(mesh, image_size=64, batch_size=8)
     with pytest.raises(UserError, match=r"batch_size 6 .* multiple of 4"):
         sharding.check_divisible(mesh, image_size=64, batch_size=6)
+    with pytest.raises(UserError, match=r"batch_size 8 .* 4 microbatches .* multiple of 16"):
+        sharding.check_divisible(mesh, image_size=64, batch_size=8, accumulate=4)
     with pytest.raises(UserError, match=r"image_size 65 cannot"):
         sharding.check_divisible(mesh, image_size=65, batch_size=8)
     with pytest.raises(UserError, match=r"image_size 32 .* from 64 pixels"):

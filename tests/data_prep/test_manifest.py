@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from data_prep import manifest
+from data_prep import csv_files, manifest
 
 
 def records(pixel=7, age=float("nan")):
@@ -39,6 +39,11 @@ def test_a_changed_input_is_noticed(inputs):
     before = fingerprint(inputs, size=64)
     assert fingerprint(inputs, size=64) == before
     assert fingerprint(inputs, size=65) != before
+    (inputs / "film.dcm").unlink()
+    os.symlink("nothing", inputs / "film.dcm")
+    assert fingerprint(inputs, size=64) != before
+    (inputs / "film.dcm").unlink()
+    (inputs / "film.dcm").write_bytes(b"film")
     os.utime(inputs / "film.dcm", (1, 1))
     touched = fingerprint(inputs, size=64)
     assert touched != before
@@ -55,7 +60,13 @@ def test_a_changed_input_is_noticed(inputs):
 
 def test_counts_add_up_and_the_refused_are_listed(tmp_path):
     files = [
-        {"file": "a", "image_id": "a", "status": "accepted", "split": "train"},
+        {
+            "file": "a",
+            "image_id": "a",
+            "status": "accepted",
+            "split": "train",
+            "flags": ["few_greys"],
+        },
         {"file": "b", "status": "rejected", "code": "no_file", "message": "no such file, alas"},
         {"file": "c", "status": "rejected", "code": "no_file", "message": "no"},
         {"file": "d", "status": "rejected", "code": "truncated", "message": "short"},
@@ -66,6 +77,7 @@ def test_counts_add_up_and_the_refused_are_listed(tmp_path):
         "accepted": 1,
         "rejected": 3,
         "by_code": {"no_file": 2, "truncated": 1},
+        "flagged": {"few_greys": 1},
     }
     manifest.write_manifest(epath.Path(tmp_path), {"counts": counts, "files": files})
     assert json.loads((tmp_path / "manifest.json").read_text())["counts"] == counts
@@ -76,3 +88,15 @@ def test_counts_add_up_and_the_refused_are_listed(tmp_path):
         "d,truncated,short",
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "rejected.csv"]
+
+
+def test_names_that_are_no_utf8_and_formulas_stay_readable(tmp_path):
+    names = ["caf\udce9.dcm", "=1+1.dcm", "caf\\udce9.dcm"]
+    line = {"status": "rejected", "code": "no_label", "message": "no row"}
+    manifest.write_manifest(epath.Path(tmp_path), {"files": [line | {"file": n} for n in names]})
+    text = (tmp_path / "manifest.json").read_text(encoding="utf-8")
+    files = [line["file"] for line in json.loads(text)["files"]]
+    assert files == ["caf\\udce9.dcm", "=1+1.dcm", "caf\\u005cudce9.dcm"]
+    json.dumps(files, ensure_ascii=False).encode()  # no lone surrogates, which JSON has not
+    rows = csv_files.read(tmp_path / "rejected.csv", ("file",), "")
+    assert [row["file"] for row in rows] == names

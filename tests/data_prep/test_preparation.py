@@ -42,7 +42,13 @@ def hashes(manifest):
 def test_records_and_manifest(rsna_folder, tmp_path):
     manifest = prepare(rsna_folder, tmp_path / "data")
     assert manifest["dataset"] == "rsna_pneumonia/32px/1.0.0"
-    assert manifest["counts"] == {"inputs": 40, "accepted": 40, "rejected": 0, "by_code": {}}
+    assert manifest["counts"] == {
+        "inputs": 40,
+        "accepted": 40,
+        "rejected": 0,
+        "by_code": {},
+        "flagged": {},
+    }
     assert sum(split["images"] for split in manifest["splits"].values()) == 40
     assert sum(split["positive"] for split in manifest["splits"].values()) == 14
     folder = tmp_path / "data" / "rsna_pneumonia" / "32px"
@@ -97,6 +103,34 @@ def test_refused_images_are_listed(rsna_folder, tmp_path):
     assert manifest["counts"]["by_code"] == {"no_file": 1, "not_dicom": 1}
     rejected = [line["file"] for line in manifest["files"] if line["status"] == "rejected"]
     assert rejected == ["film-000.dcm", "film-001.dcm"]
+
+
+def test_odd_things_among_the_images_are_refused_and_change_no_record(rsna_folder, tmp_path):
+    images = rsna_folder / rsna.IMAGES
+    plain = prepare(rsna_folder, tmp_path / "plain")
+    (images / "dangling.dcm").symlink_to("nothing")
+    (images / "loop.dcm").symlink_to("loop.dcm")
+    (images / "folder.dcm").mkdir()
+    os.mkfifo(images / "pipe.dcm")
+    with open(os.fsencode(images) + b"/caf\xe9.dcm", "wb"):
+        pass
+    names = ("dangling", "loop", "folder", "pipe")
+    with (rsna_folder / rsna.LABELS).open("a") as file:
+        file.writelines(f"{name},,,,,0\n" for name in names)
+    with (rsna_folder / rsna.CLASSES).open("a") as file:
+        file.writelines(f"{name},Normal\n" for name in names)
+    mapping = json.loads((rsna_folder / "mapping.json").read_text())
+    mapping += [{"subset_img_id": name, "img_id": "1_0.png"} for name in names]
+    (rsna_folder / "mapping.json").write_text(json.dumps(mapping))
+    found = prepare(rsna_folder, tmp_path / "odd", max_rejected=0.2)
+    assert hashes(found) == hashes(plain)
+    assert {line["file"]: line["code"] for line in found["files"] if "code" in line} == {
+        "caf\\udce9.dcm": "no_label",
+        "dangling.dcm": "unreadable",
+        "folder.dcm": "not_a_file",
+        "loop.dcm": "unreadable",
+        "pipe.dcm": "not_a_file",
+    }
 
 
 def test_too_many_refused_images_leave_nothing(rsna_folder, tmp_path):

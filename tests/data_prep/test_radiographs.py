@@ -38,6 +38,15 @@ def test_an_accepted_image(record):
     assert prepared.example["spacing"] == 0.2
 
 
+def test_raw_detector_data_and_too_few_greys_are_flagged(record, phantom, make_dicom, tmp_path):
+    (tmp_path / "a.dcm").write_bytes(
+        make_dicom(np.uint16(phantom * 4095), bits=16, PresentationIntentType="FOR PROCESSING")
+    )
+    prepared = prepare_radiograph((record, Preprocessing(image_size=32)))
+    assert prepared.outcome["flags"] == ["for_processing", "few_greys"]
+    assert prepared.example is not None
+
+
 @pytest.mark.parametrize("box", [(-1, 0, 5, 5), (0, 0, 65, 5), (0, 0, 5, 49)])
 def test_a_box_outside_the_image(record, box):
     prepared = prepare_radiograph((Record(**{**vars(record), "boxes": (box,)}), Preprocessing()))

@@ -86,9 +86,30 @@ def workdir(tmp_path_factory, draw_variables) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def bundle(workdir) -> pathlib.Path:
+def keys(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
+    """The files of an Ed25519 private key and its public half."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.generate()
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    folder = tmp_path_factory.mktemp("keys")
+    (folder / "key.pem").write_bytes(private)
+    (folder / "key.pub").write_bytes(public)
+    return folder / "key.pem", folder / "key.pub"
+
+
+@pytest.fixture(scope="module")
+def bundle(workdir, keys) -> pathlib.Path:
     out = workdir.parent / "bundle"
-    process = run("-m", "cbam_flax.export", f"--workdir={workdir}", f"--out={out}")
+    process = run(
+        *("-m", "cbam_flax.export", f"--workdir={workdir}", f"--out={out}"),
+        f"--sign_with={keys[0]}",
+    )
     assert process.returncode == 0, process.stderr
     return out
 
@@ -124,7 +145,7 @@ def read_csv(path: pathlib.Path) -> list[dict[str, str]]:
 def test_the_bundle_is_whole(bundle, workdir):
     names = {path.name for path in bundle.iterdir()}
     artefacts = {"model.stablehlo", "model.onnx", "saved_model"}
-    assert names == artefacts | {"bundle.json", "MODEL_CARD.md", folders.MARKER}
+    assert names == artefacts | {"bundle.json", "bundle.json.sig", "MODEL_CARD.md", folders.MARKER}
     text = (bundle / "bundle.json").read_text()
     described = json.loads(text)
     assert described["schema"] == 1
@@ -145,11 +166,13 @@ def test_the_bundle_is_whole(bundle, workdir):
 
 
 @pytest.mark.parametrize("runtime", ["jax", "onnx"])
-def test_predict_equals_the_training_code(bundle, images, expected, tmp_path, runtime):
+def test_predict_equals_the_training_code(bundle, keys, images, expected, tmp_path, runtime):
     process = predict(
-        f"--bundle={bundle}", f"--out={tmp_path / 'out'}", f"--runtime={runtime}", *images
+        *(f"--bundle={bundle}", f"--out={tmp_path / 'out'}", f"--runtime={runtime}"),
+        *(f"--verify_with={keys[1]}", *images),
     )
     assert process.returncode == 0, process.stderr
+    assert "warning" not in process.stderr
     rows = read_csv(tmp_path / "out" / "predictions.csv")
     assert [row["image_id"] for row in rows] == ["0", "1", "2", "3", "4"]
     found = np.array([float(row["probability"]) for row in rows])
@@ -239,6 +262,7 @@ def test_bad_files_are_listed_and_stop_nothing(bundle, images, tmp_path):
         (["--bundle={bundle}", "--out={image}", "{image}"], "is itself an input"),
         (["--bundle={bundle}", "--out={images}", "{image}"], "holds the input"),
         (["--bundle={bundle}", "--out={root}/o", "--batch_size=0", "{image}"], "at least 1"),
+        (["--bundle={bundle}", "--out={root}/o", "--verify_with={image}", "{image}"], "no Ed25519"),
     ],
 )
 def test_wrong_use_is_one_sentence(bundle, images, tmp_path, arguments, words):

@@ -240,6 +240,7 @@ def test_two_processes_train_the_same_as_one(finished, prepared, environment, tm
         ("--config.data_dir=nowhere", "no prepared data in nowhere"),
         ("--config=configs/nothing.py", "configs/nothing.py"),
         ("--config.mesh.data=3", "does not fit 1 devices"),
+        ("--config.batch_size=72", "more than the 70 images of an epoch"),
         ("--config.model.attention=all", "model.attention is 'all'"),
         ("--config.duration.epochs=1", "exactly one of steps, epochs, examples"),
     ],

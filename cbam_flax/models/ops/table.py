@@ -11,8 +11,6 @@ convolution.
 from collections.abc import Sequence
 from functools import cache, partial
 
-import jax
-
 from cbam_flax.models.ops.affine import tpu as tpu_affine
 from cbam_flax.models.ops.contract import REFERENCE, Ops
 from cbam_flax.models.ops.convolution import cpu as cpu_convolution
@@ -51,10 +49,11 @@ def ops_for(
 
 
 def _chunk(shape: Sequence[int], features: int) -> int:
-    """As many images as keep their maps in the cache; all where devices may share the batch."""
+    """As many images as keep their maps in the cache, whatever the number of devices.
+
+    Inference gives each device whole images, so the logits are the same on one device and on many.
+    """
     images, height, width, _ = shape
-    if jax.device_count() > 1:
-        return images
     most = max(CACHED // (height * width * features), 1)
     return max(n for n in range(1, most + 1) if images % n == 0)
 

@@ -1,6 +1,9 @@
+import dataclasses
 import json
 
+import numpy as np
 import pytest
+import scipy.special
 
 from cbam_flax.evaluate import analysis, calibration, statistics
 
@@ -9,6 +12,13 @@ from cbam_flax.evaluate import analysis, calibration, statistics
 def fitted(make_predictions):
     validation = make_predictions(200, seed=5, name="validation")
     return calibration.fit(validation, "youden", step=3, split="validation")
+
+
+def as_evaluated(fitted, **changes):
+    """What `evaluate` adds to the analysis."""
+    calibrated = dataclasses.asdict(fitted)
+    found = {"split": "test", "external": False, "calibration": calibrated}
+    return found | {"data": {"synthetic": False}} | changes
 
 
 @pytest.fixture
@@ -20,7 +30,7 @@ def analysed(make_predictions, make_columns, fitted):
         predictions["probability"] = fitted.probability(predictions["logit"])
         columns = make_columns(300, seed=1, name=train)
         found = analysis.analyse(predictions | changes, fitted, columns, resamples=50)
-        return found | {"split": "test", "external": False, "calibration": {"split": "validation"}}
+        return found | as_evaluated(fitted)
 
     return analyse
 
@@ -50,8 +60,52 @@ def test_predictive_values_at_a_prevalence(analysed):
     assert row["ppv"]["low"] < row["ppv"]["value"] < row["ppv"]["high"]
 
 
+def test_without_a_false_alarm_the_ppv_is_not_certain(make_predictions, fitted):
+    predictions = make_predictions(60)
+    predictions["probability"] = np.where(predictions["label"] == 1, 0.9, 0.1)
+    predictions["probability"][predictions["label"].argmax()] = 0.1  # one is missed
+    predictions["patient_id"] = predictions["image_id"]
+    found = analysis.analyse(predictions, fitted, None, resamples=50)
+    assert found["confusion"] == {"tp": 19, "fp": 0, "fn": 1, "tn": 40}
+    row = next(row for row in found["at_prevalence"] if row["prevalence"] == 0.01)
+    # 40 patients without an alarm: up to 8.8 % may have one.
+    assert row["ppv"]["value"] == row["ppv"]["high"] == 1
+    assert 0.05 < row["ppv"]["low"] < 0.15
+    assert row["npv"]["low"] < row["npv"]["value"] < 1
+
+
+def test_calibration_that_hurts_is_told_with_both_figures(analysed, fitted):
+    worse = dataclasses.replace(
+        fitted, before={"brier": 0.12, "ece": 0.0301}, after={"brier": 0.1204, "ece": 0.0911}
+    )
+    found = analysed() | as_evaluated(worse)
+    found["uncalibrated"] = {
+        "brier": {"value": 0.1},
+        "ece": {"value": found["ece"]["value"] - 0.01},
+    }
+    on_validation, here = (w for w in analysis.warnings(found) if w.startswith("CALIBRATION"))
+    assert "the validation split, on which it was fitted: calibration error" in on_validation
+    assert "0.030 before, 0.091 after" in on_validation
+    assert "Brier" not in on_validation  # 0.120 both
+    assert f"Brier score 0.100 before, {found['brier']['value']:.3f} after" in here
+    # Once only, where the split is the one that it was fitted on.
+    same = analysis.warnings(found | {"split": "validation"})
+    assert sum(w.startswith("CALIBRATION") for w in same) == 1
+
+
+def test_a_calibration_of_an_older_version_is_unknown(analysed, fitted):
+    older = dataclasses.replace(fitted, before=None, after=None)
+    found = analysis.warnings(analysed() | as_evaluated(older))
+    assert "did not record whether it helped" in found[0]
+
+
 def test_a_sound_evaluation_has_no_warning(analysed):
     assert analysis.warnings(analysed()) == []
+
+
+def test_drawings_are_told_first(analysed):
+    found = analysed() | {"data": {"synthetic": True}}
+    assert analysis.warnings(found)[0].startswith("SYNTHETIC: the images are drawings")
 
 
 def test_images_of_the_training_split_are_a_leak(analysed, make_columns):
@@ -75,7 +129,7 @@ def analysed_ids(make_columns, known):
 
 def test_a_model_that_only_reads_the_view_is_told(analysed, make_columns):
     only_view = (make_columns(150)["view"] == "AP") * 0.5 + 0.2
-    found = analysed(probability=only_view)
+    found = analysed(probability=only_view, logit=scipy.special.logit(only_view))
     assert any(w.startswith("SHORTCUT") for w in analysis.warnings(found))
 
 
@@ -88,5 +142,5 @@ def test_the_split_that_was_fitted_on_says_so(analysed):
 def test_without_the_training_split_nothing_was_checked(make_predictions, fitted):
     found = analysis.analyse(make_predictions(150), fitted, None, resamples=50)
     assert found["baselines"] is None
-    found |= {"split": "test", "external": True, "calibration": {"split": "validation"}}
+    found |= as_evaluated(fitted, external=True)
     assert "not available" in analysis.warnings(found)[0]

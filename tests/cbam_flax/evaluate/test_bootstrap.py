@@ -80,16 +80,13 @@ def test_exact_interval_is_clopper_and_pearsons():
     assert bootstrap.exact_interval(0, 12)["high"] == pytest.approx(expected.high, abs=1e-5)
 
 
-@pytest.mark.parametrize("shift", [0.0, 1.9, 2.1, -3.0])
-def test_p_value_agrees_with_the_interval(shift):
-    samples = np.random.default_rng(0).normal(loc=shift, size=2000)
-    found = bootstrap.interval(shift, samples, 40)
-    holds_zero = found["low"] <= 0 <= found["high"]
-    assert holds_zero == (bootstrap.p_value(shift, samples, 40) >= 0.05)
-
-
-def test_p_value_without_any_difference_is_one():
-    assert bootstrap.p_value(0.0, np.zeros(100), 40) == 1
+def test_a_share_without_any_variation_has_an_exact_interval():
+    undefined = np.append(np.ones(90), [np.nan] * 10)
+    assert bootstrap.share_interval(1, undefined, 12) == bootstrap.exact_interval(1, 12)
+    assert bootstrap.share_interval(0, np.zeros(90), 12) == bootstrap.exact_interval(0, 12)
+    varied = np.random.default_rng(0).uniform(0.8, 1, 90)
+    assert bootstrap.share_interval(1, varied, 12) == bootstrap.interval(1, varied, 12)
+    assert bootstrap.share_interval(1, undefined, 0) == bootstrap.UNDEFINED
 
 
 def test_holm_by_hand():

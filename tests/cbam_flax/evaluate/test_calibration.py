@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import scipy.special
@@ -72,6 +74,22 @@ def test_operating_point_keeps_what_was_wanted(predictions):
 def test_unknown_criterion_is_refused(predictions, criterion):
     with pytest.raises(UserError, match="youden, sensitivity=X"):
         calibration.fit(predictions, criterion, step=1, split="validation")
+
+
+def test_what_calibration_did_to_its_own_split_is_kept(predictions, tmp_path):
+    fitted = calibration.fit(predictions, "youden", step=1, split="validation")
+    label = predictions["label"]
+    raw = np.mean((scipy.special.expit(predictions["logit"]) - label) ** 2)
+    calibrated = np.mean((fitted.probability(predictions["logit"]) - label) ** 2)
+    assert fitted.before["brier"] == pytest.approx(raw, abs=1e-5)
+    assert fitted.after["brier"] == pytest.approx(calibrated, abs=1e-5)
+    assert fitted.after["ece"] < fitted.before["ece"]
+    path = epath.Path(tmp_path) / "calibration.json"
+    fitted.write(path)
+    older = json.loads(path.read_text())
+    del older["before"], older["after"]
+    path.write_text(json.dumps(older))
+    assert calibration.read(path).before is None
 
 
 def test_one_class_cannot_be_calibrated_on():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from cbam_flax import provenance
 from cbam_flax.checkpoint import Restored
 from cbam_flax.evaluate import folder as evaluation_folder
 from cbam_flax.input_pipeline import Split
@@ -36,6 +37,29 @@ def test_columns_begin_as_documented_and_missing_is_empty(folder, make_predictio
     assert dict(zip(head.split(","), first.split(","), strict=True))["age"] == ""
 
 
+def test_odd_names_survive_and_negative_logits_stay_numbers(folder, make_predictions):
+    predictions = make_predictions(4)
+    odd = np.array(["=1+1", "two\r\nlines", "nan", "'-7"])
+    predictions |= {"image_id": odd, "patient_id": odd, "logit": np.array([-1.5, 0, 2, -0.25])}
+    evaluation_folder.write(folder, {}, predictions, {}, "")
+    _, read = evaluation_folder.read(folder)
+    np.testing.assert_array_equal(read["image_id"], odd)
+    np.testing.assert_array_equal(read["patient_id"], odd)
+    first = (folder / "predictions.csv").read_text().splitlines()[1]
+    assert first.startswith("'=1+1,'=1+1,")
+    assert ",-1.5," in first
+
+
+def test_a_damaged_table_is_one_sentence(folder, make_predictions):
+    evaluation_folder.write(folder, {}, make_predictions(4), {}, "")
+    table = folder / "predictions.csv"
+    whole = table.read_text()
+    for broken in ("", whole[:-9], whole.replace(",1,0.", ",one,0.")):
+        table.write_text(broken)
+        with pytest.raises(UserError, match=r"predictions\.csv .*; evaluate the run again"):
+            evaluation_folder.read(folder)
+
+
 def test_an_older_evaluation_is_replaced_whole(folder, make_predictions):
     evaluation_folder.write(folder, {"n": 1}, make_predictions(3), {"old": b"png"}, "")
     evaluation_folder.write(folder, {"n": 2}, make_predictions(3), {}, "")
@@ -63,6 +87,7 @@ def test_provenance_names_everything_but_paths(tiny_config):
     found = evaluation_folder.provenance(restored, split)
     assert found["checkpoint_step"] == 12
     assert found["evaluated_on"] == "bb"
+    assert found["weights_sha256"] == provenance.variables_sha256({})
     assert "/somewhere" not in json.dumps(found)
     tiny_config.data_dir = "/elsewhere"
     assert evaluation_folder.provenance(restored, split) == found

@@ -26,6 +26,7 @@ def metrics(make_predictions, make_columns):
         "data": {
             "dataset": "rsna",
             "split_scheme": "patient",
+            "synthetic": True,
             "splits": {"train": {"images": 1234, "patients": 99, "positive": 11}},
         },
         "provenance": {"code": {"sha256": "c0de"}, "config": {"model": {"width": 0.5}}},

@@ -115,6 +115,42 @@ def test_predictive_values_by_bayes():
     assert npv == pytest.approx(0.72 / (0.72 + 0.01))
 
 
+@pytest.mark.parametrize(("prevalence", "low"), [(0.01, 0.0717), (0.2, 0.6565)])
+def test_a_ppv_of_one_is_as_uncertain_as_its_specificity(prevalence, low):
+    # 27 of 30 found, none of 30 alarmed: the false alarms may be 11.57 %.
+    sensitivity = {"value": 0.9, "low": 0.7347, "high": 0.9789}
+    specificity = bootstrap.exact_interval(1, 30)
+    odds = (1 - prevalence) / prevalence
+    found = statistics.exact_predictive_value(sensitivity, specificity, odds)
+    assert (found["value"], found["high"]) == (1, 1)
+    assert found["low"] == pytest.approx(low, abs=1e-4)
+    # A certain sensitivity leaves Bayes' rule at the limit of the specificity.
+    certain = {"value": 0.9, "low": 0.9, "high": 0.9}
+    limit = statistics.exact_predictive_value(certain, specificity, odds)["low"]
+    expected, _ = statistics.predictive_values(0.9, specificity["low"], prevalence)
+    assert limit == pytest.approx(expected, abs=1e-5)
+    # The mirror image: none found, so that the PPV is 0 at least.
+    missed = statistics.exact_predictive_value(
+        bootstrap.exact_interval(0, 30), {"value": 0.1, "low": 0.0211, "high": 0.2653}, 1 / odds
+    )
+    assert (missed["value"], missed["low"]) == (0, 0)
+    assert missed["high"] == pytest.approx(1 - low, abs=1e-4)
+
+
+def test_logits_rank_where_probabilities_are_both_one():
+    label, logit = np.array([0, 1, 0, 1]), np.array([40.0, 50.0, -1.0, 60.0])
+    probability = scipy.special.expit(logit)
+    assert statistics.figures(label, probability, 0.5)["auroc"] == 0.75
+    assert statistics.figures(label, probability, 0.5, score=logit)["auroc"] == 1
+    found = statistics.figures_with_intervals(
+        label, probability, np.arange(4), 0.5, 20, score=logit
+    )
+    assert found["auroc"]["value"] == found["average_precision"]["value"] == 1
+    assert found["auroc"]["low"] < 1
+    weighted = statistics.figures_statistic(label, probability, 0.5, score=logit)(np.ones((1, 4)))
+    assert weighted["auroc"][0] == 1
+
+
 def test_patients_behind_each_figure_by_hand():
     label = np.array([1, 1, 0, 0, 0, 0])
     called = np.array([True, True, True, False, False, False])

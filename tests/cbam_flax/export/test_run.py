@@ -70,6 +70,13 @@ def test_an_artefact_is_run_alone_without_this_project(tmp_path):
     np.testing.assert_array_equal(outputs["attention"], images[..., 0] * 2)
 
 
+def test_what_no_reader_would_take_is_not_exported(tmp_path):
+    description = {"calibration": {}, "labels": ["no pneumonia", "pneumonia"]}
+    with pytest.raises(UserError, match=r"cannot be exported: input\.shape is missing"):
+        run.write_bundle(tmp_path, None, {}, description, str)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_bundle_of_the_version_before_is_known_by_its_hashes(tmp_path):
     assert run.earlier_bundle(tmp_path) == {}
     (tmp_path / "model.onnx").write_bytes(b"model")

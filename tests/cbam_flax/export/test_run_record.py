@@ -6,6 +6,7 @@ import pytest
 from etils import epath
 
 from cbam_flax.export import run_record
+from cbam_flax.predict import schema
 from data_prep.cli import UserError
 
 FITTED = {
@@ -27,6 +28,8 @@ MANIFEST = {
         "interpolation": "nearest",
         "voi": "none",
     },
+    "splits": {"train": {}},
+    "counts": {"flagged": {"synthetic": 9}},
 }
 
 
@@ -75,6 +78,7 @@ def test_the_description_is_what_inference_needs(workdir, restored):
     assert described["input"]["shape"] == ["batch", 32, 32, 1]
     assert described["operating_point"]["threshold"] == 0.3
     assert described["calibration"]["scale"] == 1.5
+    assert [text.partition(":")[0] for text in described["warnings"]] == ["SYNTHETIC"]
     assert described["fingerprints"]["data"]["content_sha256"] == restored.fingerprint
     assert str(workdir) not in json.dumps(described)
 
@@ -88,6 +92,28 @@ def test_only_metrics_of_this_checkpoint_are_taken(workdir, restored):
         (folder / "metrics.json").write_text(json.dumps(metrics))
         found = run_record.read_run(str(workdir), restored).metrics
         assert found == (metrics if taken else None)
-    (folder / "metrics.json").write_text("{")
-    with pytest.raises(UserError, match="is not JSON"):
+    for text, words in (
+        ("{", "is not JSON"),
+        ("[]", "holds list"),
+        ("{}", "does not say which checkpoint"),
+        ('{"provenance": 3}', "does not say which checkpoint"),
+    ):
+        (folder / "metrics.json").write_text(text)
+        with pytest.raises(UserError, match=f"{words}.*; evaluate the test split again"):
+            run_record.read_run(str(workdir), restored)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("", "is not JSON"), ("3", "holds int"), ("{}", "no preprocessing")],
+)
+def test_a_damaged_manifest_is_one_sentence(workdir, restored, text, words):
+    [path] = workdir.glob("data/*/*/*/manifest.json")
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"{words}.*; prepare the data again"):
         run_record.read_run(str(workdir), restored)
+
+
+def test_what_the_description_says_is_what_a_reader_takes(workdir, restored):
+    described = run_record.describe(run_record.read_run(str(workdir), restored))
+    assert schema.fault(described | {"files": {}}) is None

@@ -12,6 +12,7 @@ from cbam_flax.export import artefacts
 from cbam_flax.export.run_record import SCOPE
 from cbam_flax.predict import Predictor, bundle, reader, runtimes
 from cbam_flax.predict.score_files import Summary, score_files
+from data_prep import csv_files
 from data_prep.cli import UserError
 from data_prep.dicom import DicomRefusal
 
@@ -62,6 +63,7 @@ def toy(tmp_path_factory) -> pathlib.Path:
             "code": {},
         },
     }
+    description["sha256"] = bundle.content_sha256(description)
     (folder / "bundle.json").write_text(json.dumps(description))
     return folder
 
@@ -72,8 +74,7 @@ def radiographs(tmp_path, write_dicom) -> list[pathlib.Path]:
 
 
 def read_csv(path: pathlib.Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return csv_files.read(path, (), "")
 
 
 def test_arrays_and_paths_alone_and_together(toy, radiographs):
@@ -161,6 +162,17 @@ def test_out_of_scope_is_flagged_and_not_decided(toy, tmp_path, write_dicom):
     assert float(row["probability"]) == pytest.approx(expected(IMAGES[0]), rel=1e-6)
 
 
+def test_what_makes_a_prediction_doubtful_stands_in_its_line(toy, tmp_path, write_dicom):
+    drawn = write_dicom(tmp_path / "drawn.dcm", IMAGES[0], SyntheticData="YES")
+    taken = write_dicom(tmp_path / "taken.dcm", IMAGES[1])
+    predictor = Predictor.load(toy)
+    predictor.bundle["warnings"] = ["SMALL: 9 positive images.", "The split was chosen on."]
+    score_files(predictor, reader.find_files([drawn, taken], tmp_path), tmp_path, workers=0)
+    rows = read_csv(tmp_path / "predictions.csv")
+    assert [row["warnings"] for row in rows] == ["SMALL;SYNTHETIC IMAGE", "SMALL"]
+    assert all(row["decision"] != "out of scope" for row in rows)
+
+
 def test_names_of_any_bytes_and_length_are_written(toy, tmp_path, write_dicom):
     image = write_dicom(tmp_path / "image.dcm", IMAGES[0]).read_bytes()
     folder = tmp_path / "in"
@@ -175,7 +187,54 @@ def test_names_of_any_bytes_and_length_are_written(toy, tmp_path, write_dicom):
     summary = score_files(predictor, sources, out, workers=0, overlays=True, dicom=False)
     assert summary.scored == 3
     assert len(list((out / "overlays").iterdir())) == 3
-    assert b"caf\xe9.dcm" in (out / "predictions.csv").read_bytes()
+    (out / "predictions.csv").read_text(encoding="utf-8")
+    paths = {row["path"] for row in read_csv(out / "predictions.csv")}
+    assert paths == {str(source.path) for source in sources}
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_what_a_spreadsheet_would_run_is_text(toy, tmp_path, write_dicom):
+    image = write_dicom(tmp_path / "=1+1.dcm", IMAGES[0], StudyInstanceUID="@SUM(1)")
+    sources = [reader.Source(0, image.stem, image), reader.Source(1, "-1+1", pathlib.Path("-1+1"))]
+    score_files(Predictor.load(toy), sources, tmp_path, workers=0)
+    for name in ("predictions.csv", "rejected.csv"):
+        with (tmp_path / name).open(newline="") as file:
+            cells = [cell for row in csv.reader(file) for cell in row]
+        assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+    [row] = read_csv(tmp_path / "predictions.csv")
+    assert (row["image_id"], row["study_instance_uid"]) == ("=1+1", "@SUM(1)")
+    assert read_csv(tmp_path / "rejected.csv")[0]["file"] == "-1+1"
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "overlays/image0.png", "dicom/image0-sr.dcm"])
+def test_a_full_disk_is_named_and_leaves_the_older_results(
+    toy, radiographs, tmp_path, monkeypatch, name
+):
+    if name.startswith("dicom"):
+        pytest.importorskip("highdicom")
+    out = tmp_path / "out"
+    with bundle.whole_folder(out, "predictions.csv") as draft:
+        (draft / "predictions.csv").write_text("older")
+    make_folder = pathlib.Path.mkdir
+
+    def mkdir(folder, *args, **kwargs):  # with the disk full for that one file
+        make_folder(folder, *args, **kwargs)
+        if folder.name == name.partition("/")[0]:
+            (folder.parent / name).symlink_to("/dev/full")
+
+    def predict() -> None:
+        with bundle.whole_folder(out, "predictions.csv") as draft:
+            if "/" not in name:
+                (draft / name).symlink_to("/dev/full")
+            score_files(Predictor.load(toy), sources, draft, workers=0, overlays=True, dicom=True)
+
+    monkeypatch.setattr(pathlib.Path, "mkdir", mkdir)
+    sources = reader.find_files(radiographs[:1], skip=out)
+    with pytest.raises(OSError, match=f"No space left on device.*{name}"):
+        predict()
+    assert [path.name for path in out.iterdir()] == ["predictions.csv"]
+    assert (out / "predictions.csv").read_text() == "older"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]
 
 
 def test_pictures_and_dicom_lie_beside_the_table(toy, radiographs, tmp_path, write_dicom):
@@ -212,6 +271,60 @@ def test_a_damaged_bundle_is_refused_before_it_scores(toy, tmp_path):
         Predictor.load(toy, runtime="onnx")
     with pytest.raises(UserError, match="'torch' is none of jax, onnx"):
         Predictor.load(toy, runtime="torch")
+
+
+def test_a_bundle_of_the_version_before_scores_the_same(toy, tmp_path, capsys):
+    description = json.loads((toy / "bundle.json").read_text())
+    del description["sha256"]
+    (tmp_path / "bundle.json").write_text(json.dumps(description))
+    (tmp_path / "model.stablehlo").symlink_to(toy / "model.stablehlo")
+    found = Predictor.load(tmp_path).predict(IMAGES)
+    assert capsys.readouterr().err.count("could not be checked") == 1
+    np.testing.assert_array_equal(found, Predictor.load(toy).predict(IMAGES))
+    assert capsys.readouterr().err == ""
+
+
+def altered(toy: pathlib.Path, folder: pathlib.Path, **changes: object) -> pathlib.Path:
+    """The toy bundle with other values, other files, and hashes that fit them."""
+    if not (folder / "model.stablehlo").exists():
+        (folder / "model.stablehlo").write_bytes((toy / "model.stablehlo").read_bytes())
+    description = json.loads((toy / "bundle.json").read_text()) | changes
+    description["files"] = bundle.describe_files(folder)
+    description["sha256"] = bundle.content_sha256(description)
+    (folder / "bundle.json").write_text(json.dumps(description))
+    return folder
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\0" * 100])
+@pytest.mark.parametrize("runtime", ["jax", "onnx"])
+def test_an_artefact_that_its_runtime_cannot_load_is_one_sentence(toy, tmp_path, runtime, content):
+    (tmp_path / bundle.ARTEFACTS[runtime]).write_bytes(content)
+    with pytest.raises(UserError, match=f"^--runtime={runtime} cannot load .*; update") as caught:
+        Predictor.load(altered(toy, tmp_path), runtime)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_its_runtime_cannot_run_is_one_sentence(toy, tmp_path):
+    # Another size than the model was exported for.
+    preprocessing = {
+        "image_size": 64,
+        "aspect": "letterbox",
+        "interpolation": "area",
+        "voi": "first",
+    }
+    shape = {"shape": ["batch", 64, 64, 1], "dtype": "float32", "range": [0, 1]}
+    folder = altered(toy, tmp_path, preprocessing=preprocessing, input=shape)
+    with pytest.raises(UserError, match=r"cannot run on this machine \(Shape mismatch") as caught:
+        Predictor.load(folder).predict(IMAGES)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_saved_model_that_tensorflow_cannot_load_is_a_fault(tmp_path):
+    for content in (None, b"", b"no model"):
+        if content is not None:
+            (tmp_path / "saved_model.pb").write_bytes(content)
+        with pytest.raises(runtimes.Fault):
+            runtimes.load_tensorflow(tmp_path)
 
 
 def test_a_runtime_that_is_not_installed_is_named(toy, monkeypatch):

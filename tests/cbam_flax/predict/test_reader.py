@@ -52,14 +52,53 @@ def test_missing_and_empty_paths_are_named(tmp_path):
         reader.find_files([tmp_path], skip=tmp_path / "out")
 
 
-def test_only_what_can_be_read_to_its_end_is_taken(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "dangling.dcm").symlink_to(tmp_path / "gone.dcm")
-    touch(tmp_path / "image.dcm")
-    found = reader.find_files([tmp_path], skip=tmp_path / "out")
-    assert names(found) == ["dangling.dcm", "image.dcm"]
-    with pytest.raises(UserError, match="neither a file nor a folder"):
-        reader.find_files([tmp_path / "pipe"], skip=tmp_path / "out")
+def test_what_is_no_file_is_refused_by_name_and_stops_nothing(tmp_path, write_dicom):
+    folder = tmp_path / "in"
+    (folder / "folder.dcm").mkdir(parents=True)
+    os.mkfifo(folder / "pipe")
+    (folder / "link").symlink_to("pipe")
+    (folder / "device").symlink_to("/dev/zero")
+    (folder / "dangling").symlink_to("gone.dcm")
+    (folder / "loop").symlink_to("loop")
+    (folder / "parent").symlink_to(".")  # a folder that holds itself
+    write_dicom(folder / "folder.dcm" / "image.dcm", GRADIENT)
+    sources = reader.find_files([folder, folder / "link", folder / "loop"], skip=tmp_path / "out")
+    tasks = [reader.Task(source, PREPROCESSING, with_panel=False) for source in sources]
+    results = {item.source.path.name: item for item in reader.read_files(tasks, 0)}
+    assert isinstance(results.pop("image.dcm"), reader.Decoded)
+    assert {name: item.refusal.code for name, item in results.items()} == {
+        "link": "not_a_file",
+        "device": "not_a_file",
+        "dangling": "unreadable",
+        "loop": "unreadable",
+    }
+
+
+def test_a_folder_that_cannot_be_listed_is_refused_by_name(tmp_path, monkeypatch):
+    touch(tmp_path / "in" / "image.dcm")
+    touch(tmp_path / "in" / "locked" / "image.dcm")
+    scan = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert names(reader.find_files([tmp_path], skip=tmp_path / "out")) == ["image.dcm", "locked"]
+
+
+class Bomb:
+    """Ends the process that unpickles it, as a file may that crashes a decoder."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+def test_a_single_file_that_crashes_the_decoder_is_a_refusal():
+    task = reader.Task(reader.Source(0, "bomb", Bomb()), PREPROCESSING, with_panel=False)
+    [refused] = reader.read_files([task], workers=2)
+    assert refused.refusal.code == "crashed"
 
 
 def test_an_image_is_read_as_it_is_for_training_and_says_where_it_lies(tmp_path, write_dicom):

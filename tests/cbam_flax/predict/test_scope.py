@@ -3,7 +3,13 @@ import pytest
 from cbam_flax.export.run_record import SCOPE
 from cbam_flax.predict.scope import out_of_scope
 
-FRONTAL = {"modality": "CR", "view_position": "PA", "body_part": "CHEST", "series_description": ""}
+FRONTAL = {
+    "modality": "CR",
+    "view_position": "PA",
+    "body_part": "CHEST",
+    "series_description": "",
+    "presentation_intent": "",
+}
 
 
 @pytest.mark.parametrize(
@@ -13,6 +19,7 @@ FRONTAL = {"modality": "CR", "view_position": "PA", "body_part": "CHEST", "serie
         {"modality": "DX", "view_position": "AP"},
         {"modality": "", "view_position": "", "body_part": ""},
         {"body_part": "chest pa"},
+        {"presentation_intent": "FOR PRESENTATION"},
         {"view_position": "", "series_description": "Bilateral opacities, platelike"},
     ],
 )
@@ -24,6 +31,7 @@ def test_a_frontal_chest_image_or_a_silent_header_is_in_scope(header):
     ("header", "flags"),
     [
         ({"modality": "ct"}, ["modality=CT"]),
+        ({"presentation_intent": "FOR PROCESSING"}, ["presentation_intent=FOR PROCESSING"]),
         ({"body_part": "KNEE"}, ["body_part=KNEE"]),
         ({"view_position": "LL"}, ["view=LL"]),
         ({"view_position": "LATERAL"}, ["view=LATERAL"]),

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 from etils import epath
+from sklearn.model_selection import train_test_split
 
 from data_prep.audit import __main__ as audit_main
 from data_prep.audit import inputs, run
@@ -59,25 +60,58 @@ def test_the_real_tables_give_the_known_figures(shared_data):
     assert found["value"] == pytest.approx(0.706, abs=0.003)
 
 
+def write_splits(path, rows):
+    lines = "".join(f"{image_id},{split}\n" for image_id, split in rows)
+    path.write_text(f"image_id,split\n{lines}")
+    return epath.Path(path)
+
+
+def test_a_published_split_is_judged_by_patient_and_by_image(table, tmp_path):
+    """The folder has two images of each of 20 patients, next to each other."""
+    rows = [(image_id, "test" if i % 2 else "train") for i, image_id in enumerate(table.ids)]
+    rows[4:6] = [(table.ids[4], "test"), (table.ids[5], "test")]  # a patient of test alone
+    rows += [(table.ids[1], "train"), ("never-heard-of", "test")]
+    published = inputs.read_splits(write_splits(tmp_path / "a.csv", rows), table.ids)
+    result = json.loads(json.dumps(run.audit(table, None, None, draws=2, published=published)))
+    found = result["leakage"]["as published, test"]
+    assert found["judged_images"]["value"] == 21
+    assert found["patients"]["value"] == pytest.approx(19 / 21)
+    assert found["images"]["value"] == pytest.approx(1 / 21)
+    assert "1 rows of --splits are not judged" in run.render(result)
+
+
+def test_a_published_split_needs_train_and_another(table, tmp_path):
+    rows = [(image_id, "test") for image_id in table.ids]
+    with pytest.raises(UserError, match="in the splits test; it needs train"):
+        inputs.read_splits(write_splits(tmp_path / "a.csv", rows), table.ids)
+
+
+def test_the_usual_recipe_leaks(shared_data, tmp_path):
+    """`train_test_split` on the ids, seed 0: what most publications about these images did."""
+    folder = epath.Path(shared_data / "rsna_labels")
+    table = inputs.read_table(
+        folder, read_mapping(folder / "pneumonia-challenge-dataset-mappings_2018.json")
+    )
+    train, test = train_test_split(table.ids, test_size=0.2, random_state=0)
+    rows = [(image_id, "train") for image_id in train] + [(image_id, "test") for image_id in test]
+    published = inputs.read_splits(write_splits(tmp_path / "a.csv", rows), table.ids)
+    found = run.audit(table, None, None, draws=2, published=published)["leakage"]
+    assert found["as published, test"]["patients"]["value"] == pytest.approx(0.708, abs=0.002)
+    assert found["as published, test"]["images"]["value"] == 0
+
+
 def test_the_file_is_replaced_only_where_this_command_wrote_it(tmp_path):
     out = tmp_path / "deep" / "audit.json"
     audit_main.check_out(out)
     for value in (1.0, float("nan")):
         audit_main.write(out, {"leakage": {"value": value}})
     assert [path.name for path in out.parent.iterdir()] == ["audit.json"]
-    edited = out.read_text().replace("NaN", "0.5")
-    for content, words in (
-        (edited, "was changed since"),
-        ('{"mine": 1}', "not written"),
-        ("mine", "JSON"),
-    ):
+    for content in (out.read_text().replace("NaN", "0.5"), '{"leakage": 1}', "mine"):
         out.write_text(content)
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match="is no audit's result, or was changed since"):
             audit_main.check_out(out)
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match="is no audit's result, or was changed since"):
             audit_main.write(out, {})
         assert out.read_text() == content
-    with pytest.raises(UserError, match="is no plain file"):
-        audit_main.check_out(tmp_path)
     with pytest.raises(UserError, match="is a file"):
         audit_main.check_out(out / "audit.json")

@@ -178,6 +178,14 @@ def test_negative_padding():
     assert table[49] > 0
 
 
+@pytest.mark.parametrize("polarity", ["MONOCHROME1", "MONOCHROME2"])
+def test_negative_padding_that_was_written_as_unsigned(polarity):
+    dataset = header(PhotometricInterpretation=polarity, PixelPaddingValue=63536)  # -2000
+    table = grey_table(dataset, 12, -2048, "first")
+    assert table[48] == 0
+    assert table[49] > 0
+
+
 def test_signed_values():
     image = np.array([[-2048, -1, 2047]], np.int16)
     assert to_grey(header(), image, 12, "first").tolist() == [

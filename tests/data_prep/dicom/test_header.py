@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from pydicom import uid
 
 from data_prep.dicom import read_radiograph
 from data_prep.dicom.header import parse_age
@@ -25,6 +26,11 @@ def test_header(phantom, make_dicom):
     assert (header["modality"], header["body_part"]) == ("CR", "CHEST")
     assert (header["patient_id"], header["study_instance_uid"]) == ("a patient", "1.2")
     assert header["series_instance_uid"] == ""
+
+
+def test_raw_detector_data_are_known_by_their_kind(phantom, make_dicom):
+    data = make_dicom(np.uint8(phantom * 255), SOPClassUID=uid.DigitalXRayImageStorageForProcessing)
+    assert read_radiograph(data).header["presentation_intent"] == "FOR PROCESSING"
 
 
 def test_a_damaged_description_does_not_cost_the_image(phantom, make_dicom):

@@ -132,7 +132,8 @@ def test_what_is_not_dicom():
 
 def test_no_such_file(tmp_path):
     assert code_of(tmp_path / "none.dcm") == "unreadable"
-    assert code_of(tmp_path) == "unreadable"
+    assert code_of(tmp_path) == "not_a_file"
+    assert code_of("/dev/zero") == "not_a_file"
 
 
 def test_a_file_that_is_too_big_is_not_read(tmp_path):
@@ -214,6 +215,22 @@ def test_files_of_pydicom():
         )
     assert read_radiograph(get_testdata_file("JPGExtended.dcm")).image.max() == 4225  # 264 of 4095
     assert code_of(get_testdata_file("rtplan.dcm")) == "no_pixel_data"
+
+
+def test_a_scan_header_without_its_end_is_repaired():
+    """Two real chest radiographs in JPEG Extended, 12 bits, say Se = 0; dcmtk decodes them."""
+    path = get_testdata_file("JPGExtended.dcm")
+    dataset = pydicom.dcmread(path)
+    frame = bytearray(get_frame(dataset.PixelData, 0, number_of_frames=1))
+    end = frame.index(b"\xff\xda") + 8
+    assert frame[end] == 63
+    frame[end] = 0
+    dataset.PixelData = encapsulate([bytes(frame)])
+    stream = io.BytesIO()
+    dataset.save_as(stream)
+    np.testing.assert_array_equal(
+        read_radiograph(stream.getvalue()).image, read_radiograph(path).image
+    )
 
 
 def test_odd_and_broken_files(shared_data):

@@ -90,6 +90,7 @@ def test_headers_are_those_of_the_challenge_and_say_synthetic(folder):
         assert header.ViewPosition in ("PA", "AP")
         assert header.pixel_array.shape == (1024, 1024)
         assert header.pixel_array.dtype == np.uint8
+        assert header.SyntheticData == "YES"
         for tag in ("PatientName", "Manufacturer", "ImageComments"):
             assert "SYNTHETIC" in str(header[tag].value)
 
@@ -99,7 +100,7 @@ def test_headers_have_the_tags_of_a_real_file(folder, shared_data):
     drawn = pydicom.dcmread(next((folder / "stage_2_train_images").iterdir()))
     added = {element.keyword for element in drawn} - {element.keyword for element in real}
     assert {element.keyword for element in real} <= {element.keyword for element in drawn}
-    assert added == {"Manufacturer", "ImageComments"}
+    assert added == {"Manufacturer", "ImageComments", "SyntheticData"}
     changeless = ("Modality", "ConversionType", "BitsStored", "Rows", "LossyImageCompressionMethod")
     for keyword in changeless:
         assert drawn[keyword].value == real[keyword].value

@@ -1,0 +1,154 @@
+"""What bundle.json must say: every value that a reader relies on, in one table."""
+
+import pathlib
+import re
+import reprlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from data_prep.resize import ASPECTS, INTERPOLATIONS
+
+SIZES = range(8, 4097)  # pixels of an image's side
+
+
+def fault(bundle: dict[str, Any]) -> str | None:
+    """The first value that is missing or wrong, such as "labels is [], not ..."; None if none is.
+
+    The values need only be what `json` may give; none raises an error here.
+    """
+    for key, (wanted, holds) in RULES.items():
+        value: Any = bundle
+        for part in key.split("."):
+            if not isinstance(value, dict) or part not in value:
+                return f"{key} is missing"
+            value = value[part]
+        if not holds(value):
+            return f"{key} is {reprlib.repr(value)}, not {wanted}"
+    for key, (wanted, holds) in OPTIONAL.items():
+        if not holds(bundle.get(key)):
+            return f"{key} is {reprlib.repr(bundle[key])}, not {wanted}"
+    for name, entry in bundle["files"].items():
+        if not _is_file(name, entry):
+            return (
+                f"files[{reprlib.repr(name)}] is {reprlib.repr(entry)}, not a relative path with "
+                f"the file's bytes and sha256"
+            )
+    size, shape = bundle["preprocessing"]["image_size"], bundle["input"]["shape"]
+    if shape[1] != size:
+        return f"input.shape is {shape}, which does not fit the image_size {size}"
+    return None
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _between(low: float, high: float) -> Callable[[Any], bool]:
+    """NaN compares false; whole numbers of any size compare exactly."""
+    return lambda value: (_is_whole(value) or isinstance(value, float)) and low <= value <= high
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and value.strip() != ""
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_pair(value: Any) -> bool:
+    return _are_texts(value) and len(value) == 2 and value[0] != value[1]
+
+
+def _is_input_shape(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 4
+        and all(map(_is_whole, value[1:]))
+        and value == ["batch", value[1], value[1], 1]
+    )
+
+
+def _is_grey_range(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name), dict) and _between(0, 256)(value[name].get("minimum"))
+        for name in ("levels", "spread")
+    )
+
+
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _is_file(name: str, entry: Any) -> bool:
+    path = pathlib.PurePosixPath(name)
+    is_inside = bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+    return (
+        is_inside
+        and _is_text(name)
+        and name == str(path)
+        and "\\" not in name
+        and isinstance(entry, dict)
+        and _is_whole(entry.get("bytes"))
+        and entry["bytes"] >= 0
+        and _is_sha256(entry.get("sha256"))
+    )
+
+
+def _one_of(*names: str) -> tuple[str, Callable[[Any], bool]]:
+    return " or ".join(names), lambda value: value in names
+
+
+_LARGEST = sys.float_info.max
+_MAPPING = ("a mapping", _is_mapping)
+_TEXTS = ("a list of words", _are_texts)
+_SHA256 = ("a SHA-256 in hexadecimal digits", _is_sha256)
+
+# Key -> what its value must be, in words and as a function.
+RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "labels": ("two different names, the negative one first", _is_pair),
+    "input.shape": ('["batch", S, S, 1]', _is_input_shape),
+    "input.dtype": _one_of("float32"),
+    "input.range": ("[0, 1]", lambda value: repr(value) == "[0, 1]"),  # == takes [false, true]
+    "outputs.probability": _MAPPING,
+    "outputs.attention": _MAPPING,
+    "preprocessing.image_size": (
+        f"a whole number from {SIZES[0]} to {SIZES[-1]}",
+        lambda value: _is_whole(value) and value in SIZES,
+    ),
+    "preprocessing.aspect": _one_of(*ASPECTS),
+    "preprocessing.interpolation": _one_of(*INTERPOLATIONS),
+    "preprocessing.voi": _one_of("first", "none"),
+    "operating_point.threshold": ("a number in [0, 1]", _between(0, 1)),
+    "operating_point.criterion": (
+        "fixed, youden, sensitivity=X or specificity=X",
+        lambda value: (
+            isinstance(value, str)
+            and re.fullmatch(r"fixed|youden|(sensitivity|specificity)=[0-9.]+", value) is not None
+        ),
+    ),
+    "calibration.scale": ("a finite number above 0", _between(sys.float_info.min, _LARGEST)),
+    "calibration.bias": ("a finite number", _between(-_LARGEST, _LARGEST)),
+    "scope.modalities": _TEXTS,
+    "scope.body_parts": _TEXTS,
+    "scope.views": _TEXTS,
+    "files": _MAPPING,  # and every entry as `_is_file` says
+    "fingerprints.checkpoint.step": ("a whole number from 0", lambda v: _is_whole(v) and v >= 0),
+    "fingerprints.checkpoint.sha256": _SHA256,
+    "fingerprints.config": _MAPPING,
+    "fingerprints.data": _MAPPING,
+    "fingerprints.code": _MAPPING,
+}
+# Keys that a bundle of an older version lacks.
+OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "warnings": ("a list of texts", lambda value: value is None or _are_texts(value)),
+    "grey_range": (
+        "the smallest levels and spread of the training images",
+        lambda value: value is None or _is_grey_range(value),
+    ),
+}
