@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_out(path: Path) -> None:
-    """Before any work: nothing is at this path, or the result of an earlier audit as it was written.
+    """Before any work: nothing is at this path, or what an earlier audit wrote, unchanged.
 
     Raises:
       UserError: something else is there, which is not to be replaced, or nothing can be.

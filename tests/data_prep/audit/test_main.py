@@ -12,5 +12,5 @@ def test_only_an_earlier_result_is_replaced(tmp_path):
     (tmp_path / "mapping.json").write_text("[]")
     (tmp_path / "link.json").symlink_to("/dev/null")
     for path in ("table.csv", "mapping.json", "link.json", "table.csv/audit.json", "."):
-        with pytest.raises(UserError, match="is no audit's result|is a file"):
+        with pytest.raises(UserError, match=r"is no audit's result|is a file"):
             check_out(tmp_path / path)
