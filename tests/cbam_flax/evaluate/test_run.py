@@ -67,6 +67,7 @@ def data(make_columns, monkeypatch):
         manifest = {
             "dataset": "rsna_pneumonia/32px/1.0.0",
             "split_scheme": "patient",
+            "counts": {},
             "splits": {
                 name: {"content_sha256": f"{data_dir} {name}", "images": n, "patients": 9}
                 | {"positive": n // 3}
