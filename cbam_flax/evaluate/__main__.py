@@ -9,7 +9,7 @@ import os
 
 from absl import logging
 
-from data_prep import cli
+from data_prep import cli, folders
 
 EXAMPLE = """examples:
   python -m cbam_flax.evaluate --workdir=runs/rsna --split=test
@@ -57,6 +57,8 @@ def main() -> None:
     )
     parser.add_argument("--batch_size", type=_count, help="images per call; changes no metric")
     args = parser.parse_args()
+    if args.name is not None:
+        folders.check_name(args.name)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     # Here, so that --help and a wrong flag return at once.

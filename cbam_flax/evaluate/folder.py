@@ -1,20 +1,35 @@
 """WORKDIR/evaluation/<name>: metrics.json, predictions.csv, report.html and the pictures."""
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from cbam_flax import provenance as provenance_lib
 from cbam_flax.checkpoint import Restored
+from cbam_flax.evaluate import report
 from cbam_flax.evaluate.predict_split import FURTHER_COLUMNS, Predictions
 from cbam_flax.input_pipeline import Split
-from data_prep import csv_files
+from data_prep import csv_files, folders, unmarked_folder
 from data_prep.cli import UserError
 
 COLUMNS = ("image_id", "patient_id", "label", "probability", "logit", *FURTHER_COLUMNS)
 NUMBERS = {"label": np.int64, "probability": np.float64, "logit": np.float64}
+
+
+def check(folder: Any, inputs: Iterable[Any] = ()) -> None:
+    """Refuses a folder that `write` would refuse, before anything is computed.
+
+    Args:
+        folder: an epath.Path.
+        inputs: folders that are read.
+
+    Raises:
+        UserError: as `folders.writing`.
+    """
+    folders.check(folder, inputs=inputs, **_output())
 
 
 def write(
@@ -24,22 +39,20 @@ def write(
     drawn: Mapping[str, bytes],
     page: str,
 ) -> None:
-    """Writes everything beside `folder` (an epath.Path) and puts it in place when it is whole."""
-    draft = folder.parent / f".{folder.name}.draft"
-    if draft.exists():
-        draft.rmtree()
-    draft.mkdir(parents=True)
-    (draft / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    """Puts everything into `folder`, an epath.Path, in place of an earlier evaluation.
+
+    Raises:
+        UserError: as `folders.writing`.
+    """
     known = np.where(predictions["patient_known"], predictions["patient_id"], "")
     written = {**predictions, "patient_id": known}
     rows = zip(*(_cells(name, written[name]) for name in COLUMNS), strict=True)
-    csv_files.write(draft / "predictions.csv", COLUMNS, rows)
-    for name, data in drawn.items():
-        (draft / f"{name}.png").write_bytes(data)
-    (draft / "report.html").write_text(page)
-    if folder.exists():
-        folder.rmtree()
-    draft.rename(folder)
+    with folders.writing(folder, **_output()) as draft:
+        (draft / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+        csv_files.write(draft / "predictions.csv", COLUMNS, rows)
+        for name, data in drawn.items():
+            (draft / f"{name}.png").write_bytes(data)
+        (draft / "report.html").write_text(page)
 
 
 def read(folder: Any) -> tuple[dict[str, Any], Predictions]:
@@ -79,6 +92,26 @@ def provenance(restored: Restored, split: Split) -> dict[str, Any]:
         "evaluated_on": split.fingerprint,
         "code": provenance_lib.code_fingerprint(),
         "config": config,
+    }
+
+
+def _output() -> dict[str, Any]:
+    """What `folders.writing` is told of an evaluation."""
+    pictures = (*report.CURVES, report.FOREST, report.TRAINING, *report.RADIOGRAPHS)
+    names = ("predictions.csv", "report.html", *(f"{name}.png" for name, *_ in pictures))
+    return {
+        "command": "cbam_flax.evaluate",
+        "index": "metrics.json",
+        "outputs": names,
+        "earlier": functools.partial(
+            unmarked_folder.own_files,
+            patterns=("metrics.json", *names),
+            heads={
+                "metrics.json": b'{\n "schema": 1,\n "dataset": ',
+                "predictions.csv": b"image_id,patient_id,label,probability,logit,",
+                "report.html": b"<!doctype html><html lang=en>",
+            },
+        ),
     }
 
 

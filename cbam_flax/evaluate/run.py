@@ -21,6 +21,7 @@ from cbam_flax.evaluate import folder as evaluation_folder
 from cbam_flax.evaluate.patients import with_known_patients
 from cbam_flax.evaluate.predict_split import Predictions, predict_split
 from cbam_flax.input_pipeline import Split, load_split
+from data_prep import folders
 from data_prep.cli import UserError
 from data_prep.manifest import is_synthetic
 
@@ -55,10 +56,13 @@ def evaluate_workdir(
         What metrics.json holds; empty on all processes but the first.
 
     Raises:
-        UserError: no such run, checkpoint or data, or data other than what the run was trained on.
+        UserError: no such run, checkpoint or data, data other than what the run was trained on, or
+            a folder in which files of somebody else are in the way.
     """
     from etils import epath
 
+    if name is not None:
+        folders.check_name(name)
     if criterion:
         calibration.parse_criterion(criterion)  # refused before anything is computed
     folder = epath.Path(workdir)
@@ -68,6 +72,11 @@ def evaluate_workdir(
     given = (data_dir or config.data_dir, dataset or config.dataset)
     evaluated = load_split(*given, config.image_size, split)
     external = not _trained_on(restored, evaluated)
+    if name is None:
+        name = f"{evaluated.manifest['dataset'].replace('/', '-')}-" * external + split
+    target = folder / "evaluation" / name
+    records = epath.Path(given[0]) / evaluated.manifest["dataset"]
+    evaluation_folder.check(target, [folder / "checkpoints", records])
     load_own = functools.partial(_load_own, restored, *(own if external else given))
     if given == own:
         evaluated = load_own(split)
@@ -91,7 +100,7 @@ def evaluate_workdir(
         "dataset": evaluated.manifest["dataset"],
         "split": split,
         "external": external,
-        "name": name or (f"{evaluated.manifest['dataset'].replace('/', '-')}-" * external + split),
+        "name": name,
         **analysis.analyse(
             predictions,
             fitted,
@@ -120,9 +129,8 @@ def evaluate_workdir(
         metrics, predictions, evaluated, restored, folder, with_maps=explained > 0
     )
     page = report.render(metrics, drawn)
-    target = folder / "evaluation" / metrics["name"]
     evaluation_folder.write(target, metrics, predictions, drawn, page)
-    pictures.write_to_tensorboard(folder / "tensorboard", restored.step, metrics["name"], drawn)
+    pictures.write_to_tensorboard(folder / "tensorboard", restored.step, name, drawn)
     return metrics
 
 

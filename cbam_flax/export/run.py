@@ -22,7 +22,8 @@ from cbam_flax.export.run_record import describe, read_run
 from cbam_flax.models import CBAMResNet, attention_maps, create_model
 from cbam_flax.predict import bundle as bundle_lib
 from cbam_flax.predict import runtimes, schema, signature
-from data_prep import cli
+from data_prep import cli, folders
+from data_prep.text_files import read_json
 
 TOLERANCE = 1e-4  # the largest difference from the training code that an artefact may show
 
@@ -46,7 +47,18 @@ def export_workdir(
             artefact that does not give the training code's numbers.
     """
     key = signature.private_key(sign_with) if sign_with else None  # before minutes of work
-    with bundle_lib.whole_folder(out, "bundle.json") as draft:
+    read = [pathlib.Path(workdir) / name for name in ("checkpoints", "evaluation")]
+    with folders.writing(
+        out,
+        "cbam_flax.export",
+        index="bundle.json",
+        outputs=[
+            *("MODEL_CARD.md", "model.stablehlo", "model.onnx", "saved_model/saved_model.pb"),
+            *["bundle.json.sig"] * bool(key),
+        ],
+        inputs=read,
+        earlier=earlier_bundle,
+    ) as draft:
         restored = load_for_inference(workdir, step)
         run = read_run(workdir, restored)
         description = describe(run)
@@ -56,6 +68,21 @@ def export_workdir(
         if key:
             signature.sign(draft, key)
         return description
+
+
+def earlier_bundle(out: pathlib.Path) -> folders.Files:
+    """The files of a whole bundle of the version before, whose bundle.json lists them."""
+    path = out / "bundle.json"
+    if not path.is_file():
+        return {}
+    listed = read_json(path, "give a new folder").get("files")
+    files = {
+        str(name): (str(entry.get("sha256")),)
+        for name, entry in (listed.items() if isinstance(listed, dict) else ())
+        if isinstance(entry, dict)
+    }
+    whole = bool(files) and all((out / name).is_file() for name in files)
+    return files | {"bundle.json": (folders.sha256(path),)} if whole else {}
 
 
 def check_images(image_size: int, count: int = 5) -> np.ndarray:

@@ -5,9 +5,8 @@ import pathlib
 import sys
 
 from cbam_flax.predict import RUNTIMES, Predictor, dicom_output, reader
-from cbam_flax.predict.bundle import whole_folder
-from cbam_flax.predict.score_files import score_files
-from data_prep import cli
+from cbam_flax.predict.score_files import earlier_results, output_names, score_files
+from data_prep import cli, folders
 
 EXAMPLE = """example:
   python -m cbam_flax.predict --bundle=runs/rsna_bundle --out=answers film.dcm folder_of_films/
@@ -53,18 +52,19 @@ def main() -> int:
     if arguments.dicom_output:
         dicom_output.require_highdicom()
     sources = reader.find_files(arguments.paths, skip=arguments.out)
-    with whole_folder(arguments.out, "predictions.csv") as draft:
+    wanted = {"overlays": arguments.overlays, "dicom": arguments.dicom_output}
+    with folders.writing(
+        arguments.out,
+        "cbam_flax.predict",
+        index="predictions.csv",
+        outputs=output_names(sources, **wanted),
+        inputs=[*arguments.paths, arguments.bundle],
+        earlier=earlier_results,
+    ) as draft:
         predictor = Predictor.load(
             arguments.bundle, arguments.runtime, arguments.batch_size, arguments.verify_with
         )
-        summary = score_files(
-            predictor,
-            sources,
-            draft,
-            workers=arguments.workers,
-            overlays=arguments.overlays,
-            dicom=arguments.dicom_output,
-        )
+        summary = score_files(predictor, sources, draft, workers=arguments.workers, **wanted)
     for warning in predictor.bundle.get("warnings", ()):
         print(f"warning of the bundle: {warning}", file=sys.stderr)
     if summary.without_dicom:

@@ -1,13 +1,9 @@
-"""The inference bundle: reading and checking bundle.json; writing a folder whole or not at all."""
+"""The inference bundle: reading and checking bundle.json and the files that it lists."""
 
-import contextlib
 import hashlib
 import json
 import pathlib
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cbam_flax.predict import schema, signature
@@ -135,35 +131,3 @@ def describe_files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
 def sha256(path: pathlib.Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def whole_folder(out: pathlib.Path, marker: str) -> Iterator[pathlib.Path]:
-    """Yields an empty folder that takes the place of `out` only when the block ends well.
-
-    An earlier result, known by its file `marker`, is replaced; any other folder with content is
-    refused, so that a mistyped path can delete nothing.
-
-    Raises:
-        UserError: `out` is a file, holds something else, or cannot be written.
-    """
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; --out needs a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / marker).is_file():
-        raise UserError(f"{out} holds other files; give --out a new or empty folder")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # Beside `out`, because a rename is only atomic within one file system.
-        draft = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise UserError(
-            f"cannot write beside {out} ({error.strerror}); choose another --out"
-        ) from error
-    try:
-        draft.chmod(0o755)  # mkdtemp makes it private to the user
-        yield draft
-        if out.exists():
-            shutil.rmtree(out)
-        draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

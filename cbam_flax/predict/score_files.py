@@ -11,7 +11,7 @@ import numpy as np
 from cbam_flax.predict import reader, results
 from cbam_flax.predict.predictor import Predictor
 from cbam_flax.predict.scope import out_of_scope
-from data_prep import cli, csv_files
+from data_prep import cli, csv_files, folders, unmarked_folder
 from data_prep.grey_range import never_seen
 
 REJECTED_COLUMNS = ("file", "code", "message")
@@ -75,6 +75,27 @@ def score_files(
     ):
         csv_files.write(out / name, columns, (lines[index] for index in sorted(lines)))
     return Summary(len(scored), len(refused), without_dicom)
+
+
+def output_names(sources: Sequence[reader.Source], *, overlays: bool, dicom: bool) -> list[str]:
+    """The files that `score_files` may write, relative to `out`."""
+    names = ["predictions.csv", "rejected.csv"]
+    for source in sources:
+        names += [f"overlays/{source.image_id}.png"] * overlays
+        names += [f"dicom/{source.image_id}-{kind}.dcm" for kind in ("sc", "sr")] * dicom
+    return names
+
+
+def earlier_results(out: pathlib.Path) -> folders.Files:
+    """The results that the version before left in a folder of their own."""
+    return unmarked_folder.own_files(
+        out,
+        ("predictions.csv", "rejected.csv", "overlays/*.png", "dicom/*.dcm"),
+        {
+            "predictions.csv": b"image_id,path,probability,decision,flags,sop_instance_uid,",
+            "rejected.csv": b"file,code,message",
+        },
+    )
 
 
 def score_batch(

@@ -1,13 +1,15 @@
 """What leaks between splits, and what the confounders alone predict, before any training."""
 
 import argparse
+import hashlib
 import json
 import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
-from data_prep import cli
+from data_prep import cli, folders
 from data_prep.regular_files import NotAFileError, TooLargeError, read_bytes
-from data_prep.text_files import replace_text
 
 EXAMPLE = """example:
   python -m data_prep.audit --raw=rsna --mapping=download --out=audit.json
@@ -44,21 +46,23 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_out(path: Path) -> None:
-    """Before any work: nothing is at this path, or the result of an earlier audit.
+    """Before any work: nothing is at this path, or what an earlier audit wrote, unchanged.
 
     Raises:
-      UserError: something else is there, which is not to be replaced.
+      UserError: something else is there, which is not to be replaced, or nothing can be.
       OSError: the path cannot be looked at.
     """
-    try:
-        path.lstat()
-        earlier = json.loads(read_bytes(path, _MAX_RESULT_BYTES))
-    except FileNotFoundError:
+    folders.check_place(path.parent)
+    if not os.path.lexists(path):
         return
+    try:
+        earlier = None if path.is_symlink() else json.loads(read_bytes(path, _MAX_RESULT_BYTES))
     except (NotADirectoryError, NotAFileError, TooLargeError, ValueError, RecursionError):
         earlier = None
-    if not isinstance(earlier, dict) or "leakage" not in earlier:
-        raise cli.UserError(f"--out={path} is no audit's result; give the name of a new JSON file")
+    if not isinstance(earlier, dict) or earlier.pop("sha256", None) != _sha256(earlier):
+        raise cli.UserError(
+            f"--out={path} is no audit's result, or was changed since; give the name of a new file"
+        )
 
 
 def main() -> None:
@@ -83,8 +87,22 @@ def main() -> None:
         metadata = metadata or headers
     result = run.audit(table, metadata, duplicates, args.draws, published)
     with cli.naming(args.out):
-        replace_text(args.out, json.dumps(result, indent=1) + "\n")
+        write(args.out, result)
     print(run.render(result))
+
+
+def write(out: Path, result: dict[str, Any]) -> None:
+    """Writes the figures with a hash of them, by which a later call knows the file as its own."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".audit-") as scratch:
+        draft = Path(scratch) / out.name
+        draft.write_text(json.dumps(result | {"sha256": _sha256(result)}, indent=1) + "\n")
+        check_out(out)  # again, as the figures took a while
+        draft.replace(out)
+
+
+def _sha256(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 if __name__ == "__main__":

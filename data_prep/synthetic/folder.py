@@ -11,13 +11,14 @@ import itertools
 import json
 import multiprocessing
 import pathlib
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 
+from data_prep import folders
 from data_prep.cli import UserError, progress
 from data_prep.synthetic.dicom_file import uids_of, write_radiograph
 from data_prep.synthetic.phantom import Box
 from data_prep.synthetic.planning import Plan, plans
+from data_prep.text_files import read_json
 
 MAPPING_FILE = "pneumonia-challenge-dataset-mappings_2018.json"
 _MARK = "SYNTHETIC.json"  # says what made the folder, so that a finished one is not made again
@@ -32,10 +33,11 @@ _NIH_NAMES = {
 
 
 def write(out: pathlib.Path, images: int, seed: int = 0, workers: int = 1) -> None:
-    """Writes `images` images and their tables into the folder `out`, whole or not at all.
+    """Writes `images` images and their tables into the empty or new folder `out`.
 
     The files depend on `seed` alone, and the first n of them are the same for every `images` >= n.
-    A folder that the same call has written before is left as it is.
+    A folder that the same call has written before is left as it is; one where a call was killed is
+    finished.
 
     Raises:
       UserError: `out` holds something else, or a number makes no sense.
@@ -48,17 +50,16 @@ def write(out: pathlib.Path, images: int, seed: int = 0, workers: int = 1) -> No
         "images": images,
         "seed": seed,
     }
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if (out / _MARK).is_file() and json.loads((out / _MARK).read_text()) == made_by:
+    mark, mend = out / _MARK, "give --out a new folder"
+    if out.is_dir() and any(out.iterdir()) and not folders.is_unfinished(out):
+        if mark.is_file() and read_json(mark, mend) == made_by:
             print(f"{out} is already there, made by the same call")
             return
-        raise UserError(f"{out} is not empty: give --out a new folder, or delete that one first")
-    out.parent.mkdir(parents=True, exist_ok=True)
+        raise UserError(f"{out} is not empty: {mend}, or delete that one first")
 
     chosen = list(itertools.islice(plans(seed), images))
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        folder = pathlib.Path(scratch) / "whole"
-        (folder / "stage_2_train_images").mkdir(parents=True)
+    with folders.writing(out, "data_prep.synthetic", index=_MARK) as folder:
+        (folder / "stage_2_train_images").mkdir()
         draw = functools.partial(write_radiograph, folder / "stage_2_train_images", seed)
         shown = functools.partial(progress, what="drawing radiographs", total=images)
         if workers == 1:
@@ -70,7 +71,6 @@ def write(out: pathlib.Path, images: int, seed: int = 0, workers: int = 1) -> No
         _write_tables(folder, chosen, boxes)
         _write_mapping(folder / MAPPING_FILE, chosen, seed)
         (folder / _MARK).write_text(json.dumps(made_by, indent=1) + "\n")
-        folder.rename(out)
     patients, positive = len({plan.patient for plan in chosen}), sum(map(bool, boxes))
     print(
         f"{out}: {images} synthetic radiographs of {patients} patients, {positive} with opacities"

@@ -17,6 +17,7 @@ from cbam_flax import checkpoint
 from cbam_flax.config import default_config
 from cbam_flax.models import create_model
 from cbam_flax.step import TrainState
+from data_prep import folders
 from data_prep.dicom import read_radiograph
 from data_prep.resize import fit_image
 
@@ -144,7 +145,7 @@ def read_csv(path: pathlib.Path) -> list[dict[str, str]]:
 def test_the_bundle_is_whole(bundle, workdir):
     names = {path.name for path in bundle.iterdir()}
     artefacts = {"model.stablehlo", "model.onnx", "saved_model"}
-    assert names == artefacts | {"bundle.json", "bundle.json.sig", "MODEL_CARD.md"}
+    assert names == artefacts | {"bundle.json", "bundle.json.sig", "MODEL_CARD.md", folders.MARKER}
     text = (bundle / "bundle.json").read_text()
     described = json.loads(text)
     assert described["schema"] == 1
@@ -255,11 +256,11 @@ def test_bad_files_are_listed_and_stop_nothing(bundle, images, tmp_path):
     ("arguments", "words"),
     [
         (["--bundle={root}/none", "--out={root}/o", "{image}"], "does not exist; make one with"),
-        (["--bundle={root}", "--out={root}/o", "{image}"], "is not a bundle"),
+        (["--bundle={root}/empty", "--out={root}/o", "{image}"], "is not a bundle"),
         (["--bundle={bundle}", "--out={root}/o", "{root}/none.dcm"], "none.dcm does not exist"),
         (["--bundle={bundle}", "--out={root}/o", "{root}/empty"], "there is no file in"),
-        (["--bundle={bundle}", "--out={image}", "{image}"], "is a file"),
-        (["--bundle={bundle}", "--out={images}", "{image}"], "holds other files"),
+        (["--bundle={bundle}", "--out={image}", "{image}"], "is itself an input"),
+        (["--bundle={bundle}", "--out={images}", "{image}"], "holds the input"),
         (["--bundle={bundle}", "--out={root}/o", "--batch_size=0", "{image}"], "at least 1"),
         (["--bundle={bundle}", "--out={root}/o", "--verify_with={image}", "{image}"], "no Ed25519"),
     ],

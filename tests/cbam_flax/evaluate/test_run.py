@@ -13,6 +13,7 @@ from cbam_flax.evaluate import run as run_lib
 from cbam_flax.input_pipeline import Split
 from cbam_flax.models import create_model
 from cbam_flax.step import TrainState
+from data_prep import folders
 from data_prep.cli import UserError
 
 SIZES = {"train": 60, "validation": 45, "test": 50}
@@ -66,6 +67,7 @@ def data(make_columns, monkeypatch):
         manifest = {
             "dataset": "rsna_pneumonia/32px/1.0.0",
             "split_scheme": "patient",
+            "counts": {},
             "splits": {
                 name: {"content_sha256": f"{data_dir} {name}", "images": n, "patients": 9}
                 | {"positive": n // 3}
@@ -224,6 +226,33 @@ def test_data_that_changed_are_refused(workdir, data, plain):
     with pytest.raises(UserError, match="no longer holds the data"):
         evaluate_workdir(str(workdir), **QUICK)
     assert not (workdir / "evaluation").exists()
+
+
+def test_what_a_user_keeps_in_the_folder_stays(workdir, data, plain, monkeypatch):
+    evaluate_workdir(str(workdir), **QUICK)
+    folder = workdir / "evaluation" / "test"
+    (folder / "notes.txt").write_text("mine")
+    evaluate_workdir(str(workdir), **QUICK)
+    assert (folder / "notes.txt").read_text() == "mine"
+    (folder / "report.html").write_text("with my remarks")
+    monkeypatch.setattr(run_lib, "predict_split", None)  # nothing is computed
+    with pytest.raises(UserError, match=r"report\.html was changed since"):
+        evaluate_workdir(str(workdir), **QUICK)
+    assert (folder / "report.html").read_text() == "with my remarks"
+    with pytest.raises(UserError, match="is no plain folder name"):
+        evaluate_workdir(str(workdir), name="../checkpoints")
+    (workdir / "evaluation" / "linked").symlink_to(workdir / "checkpoints")
+    with pytest.raises(UserError, match="is itself an input"):
+        evaluate_workdir(str(workdir), name="linked", **QUICK)
+
+
+def test_an_evaluation_of_the_version_before_is_replaced(workdir, data, plain):
+    evaluate_workdir(str(workdir), **QUICK)
+    folder = workdir / "evaluation" / "test"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / folders.MARKER).unlink()
+    evaluate_workdir(str(workdir), **QUICK)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_summary_is_quick_and_agrees(workdir, data, plain):

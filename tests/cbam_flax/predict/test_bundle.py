@@ -184,38 +184,3 @@ def test_an_artefact_that_bundle_json_does_not_list_is_not_loaded(exported):
     del described["files"]["model.onnx"]
     with pytest.raises(UserError, match=r"has no model\.onnx"):
         bundle.artefact_path(folder, described, "onnx")
-
-
-def test_a_folder_appears_whole(tmp_path):
-    out = tmp_path / "deep" / "out"
-    with bundle.whole_folder(out, "mark") as draft:
-        (draft / "mark").write_text("first")
-        assert not out.exists()
-    assert (out / "mark").read_text() == "first"
-    assert [path.name for path in out.parent.iterdir()] == ["out"]
-
-
-def test_an_earlier_result_is_replaced_only_at_the_end(tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "mark").write_text("old")
-    (out / "stale").write_text("old")
-    with pytest.raises(FileNotFoundError), bundle.whole_folder(out, "mark") as draft:
-        (draft / "half").write_text((draft / "absent").read_text())
-    assert (out / "mark").read_text() == "old"
-    with bundle.whole_folder(out, "mark") as draft:
-        (draft / "mark").write_text("new")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mark", "out"]
-    assert (out / "mark").read_text() == "new"
-
-
-def test_a_folder_of_other_things_is_never_replaced(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="holds other files"), bundle.whole_folder(tmp_path, "m"):
-        pass
-    with (
-        pytest.raises(UserError, match="is a file"),
-        bundle.whole_folder(tmp_path / "thesis.tex", "m"),
-    ):
-        pass
-    assert (tmp_path / "thesis.tex").read_text() == "years of work"

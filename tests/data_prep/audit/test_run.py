@@ -5,6 +5,7 @@ import pytest
 from etils import epath
 from sklearn.model_selection import train_test_split
 
+from data_prep.audit import __main__ as audit_main
 from data_prep.audit import inputs, run
 from data_prep.audit.confounders import confounder_auroc
 from data_prep.cli import UserError
@@ -97,3 +98,20 @@ def test_the_usual_recipe_leaks(shared_data, tmp_path):
     found = run.audit(table, None, None, draws=2, published=published)["leakage"]
     assert found["as published, test"]["patients"]["value"] == pytest.approx(0.708, abs=0.002)
     assert found["as published, test"]["images"]["value"] == 0
+
+
+def test_the_file_is_replaced_only_where_this_command_wrote_it(tmp_path):
+    out = tmp_path / "deep" / "audit.json"
+    audit_main.check_out(out)
+    for value in (1.0, float("nan")):
+        audit_main.write(out, {"leakage": {"value": value}})
+    assert [path.name for path in out.parent.iterdir()] == ["audit.json"]
+    for content in (out.read_text().replace("NaN", "0.5"), '{"leakage": 1}', "mine"):
+        out.write_text(content)
+        with pytest.raises(UserError, match="is no audit's result, or was changed since"):
+            audit_main.check_out(out)
+        with pytest.raises(UserError, match="is no audit's result, or was changed since"):
+            audit_main.write(out, {})
+        assert out.read_text() == content
+    with pytest.raises(UserError, match="is a file"):
+        audit_main.check_out(out / "audit.json")

@@ -2,6 +2,7 @@ import csv
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pydicom
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from data_prep import mapping
+from data_prep import folders, mapping
 from data_prep.cli import UserError
 from data_prep.synthetic import phantom, planning
 from data_prep.synthetic.folder import MAPPING_FILE, write
@@ -224,6 +225,16 @@ def test_a_folder_of_something_else_is_refused_and_kept(folder, tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
     with pytest.raises(UserError, match="not empty"):
         write(folder, IMAGES + 1, seed=3)
+
+
+def test_a_folder_where_a_call_was_killed_is_finished(tmp_path):
+    write(tmp_path / "twin", 2)
+    out = tmp_path / "set"
+    with folders.writing(out, "data_prep.synthetic", index="SYNTHETIC.json"):
+        shutil.copytree(out, tmp_path / "killed")  # as a kill at this moment leaves it
+    write(tmp_path / "killed", 2)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "twin")
+    assert not (tmp_path / "killed" / folders.DRAFT).exists()
 
 
 def test_nothing_is_left_behind_when_drawing_fails(tmp_path, monkeypatch):
