@@ -227,7 +227,9 @@ def load_for_inference(workdir: str, step: int | None = None) -> Restored:
         if step is not None and step not in steps:
             raise UserError(f"{workdir} has no checkpoint of step {step}; it has {sorted(steps)}")
         # Which is the best rests on the figures of all.
-        records = {each: _read_record(manager, each) for each in (steps if step is None else [step])}
+        records = {
+            each: _read_record(manager, each) for each in (steps if step is None else [step])
+        }
         step = step if step is not None else manager.best_step() or manager.latest_step()
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         with _damage_told(manager, step):

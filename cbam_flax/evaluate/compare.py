@@ -38,6 +38,8 @@ def compare(
     from etils import epath
 
     runs = [folder.read(epath.Path(w) / "evaluation" / name) for w in workdirs]
+    for workdir, (metrics, _) in zip(workdirs, runs, strict=True):
+        folder.check_metrics(metrics, f"{workdir}/evaluation/{name}/metrics.json")
     first = runs[0][1]
     for workdir, (_, predictions) in zip(workdirs, runs, strict=True):
         for column in ("image_id", "label", "patient_id"):

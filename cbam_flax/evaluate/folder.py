@@ -13,8 +13,10 @@ from cbam_flax.checkpoint import Restored
 from cbam_flax.evaluate.predict_split import FURTHER_COLUMNS, Predictions
 from cbam_flax.input_pipeline import Split
 from data_prep.cli import UserError
+from data_prep.text_files import read_json
 
 COLUMNS = ("image_id", "patient_id", "label", "probability", "logit", *FURTHER_COLUMNS)
+EVALUATE_AGAIN = "run cbam_flax.evaluate again"
 NUMBERS = {"label": np.int64, "probability": np.float64, "logit": np.float64}
 
 
@@ -48,18 +50,55 @@ def read(folder: Any) -> tuple[dict[str, Any], Predictions]:
     """metrics.json and the columns of predictions.csv, numbers as numbers.
 
     Raises:
-        UserError: there is no evaluation at this epath.Path.
+        UserError: there is no evaluation at this epath.Path, or one of its files is broken.
     """
     if not (folder / "metrics.json").exists():
         raise UserError(
             f"{folder} holds no evaluation; run python -m cbam_flax.evaluate "
             f"--workdir={folder.parent.parent} first"
         )
-    rows = list(csv.DictReader((folder / "predictions.csv").read_text().splitlines()))
-    return json.loads((folder / "metrics.json").read_text()), {
-        name: np.array([row[name] for row in rows]).astype(NUMBERS.get(name, str))
-        for name in COLUMNS
-    }
+    metrics = read_json(folder / "metrics.json", EVALUATE_AGAIN)
+    table = folder / "predictions.csv"
+    try:
+        text = table.read_text(encoding="utf-8")
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        if not rows or any(None in row or None in row.values() for row in rows):
+            raise ValueError("it is empty, or has a line that is too short or too long")
+        columns = {
+            name: np.array([row[name] for row in rows]).astype(NUMBERS.get(name, str))
+            for name in COLUMNS
+        }
+        if not all(np.isfinite(columns[name]).all() for name in NUMBERS):
+            raise ValueError("a number is not finite")
+        if not (
+            np.isin(columns["label"], (0, 1)) & (abs(columns["probability"] - 0.5) <= 0.5)
+        ).all():
+            raise ValueError("a label other than 0 and 1, or a probability out of range")
+    except FileNotFoundError as error:
+        raise UserError(f"{table} is missing; {EVALUATE_AGAIN}") from error
+    except KeyError as error:
+        raise UserError(f"{table} has no column {error}; {EVALUATE_AGAIN}") from error
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{table} cannot be read ({error}); {EVALUATE_AGAIN}") from error
+    return metrics, columns
+
+
+def check_metrics(metrics: dict[str, Any], path: Any) -> None:
+    """Checks what other commands need of metrics.json.
+
+    Args:
+        path: where it was read, for the message.
+
+    Raises:
+        UserError: something is missing or of a wrong kind.
+    """
+    try:
+        made, threshold = metrics["provenance"], metrics["threshold"]
+        fits = type(made["checkpoint_step"]) is int and isinstance(made["config"], dict)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} lacks {error}; {EVALUATE_AGAIN}") from error
+    if not fits or type(threshold) not in (int, float) or not 0 <= threshold <= 1:
+        raise UserError(f"{path} holds values of a wrong kind; {EVALUATE_AGAIN}")
 
 
 def provenance(restored: Restored, split: Split) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Collects a finished run's records for its bundle and its model card."""
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
 from cbam_flax import provenance
 from cbam_flax.evaluate import calibration
+from cbam_flax.evaluate import folder as evaluation_folder
 from cbam_flax.predict.bundle import SCHEMA
-from data_prep.cli import UserError
+from data_prep.manifest import read_manifest
+from data_prep.text_files import read_json
 
 if TYPE_CHECKING:
     from cbam_flax.checkpoint import Restored
@@ -44,13 +45,16 @@ def read_run(workdir: str, restored: "Restored") -> Run:
     folder = epath.Path(workdir)
     config = restored.config
     records = record_dir(config.data_dir, config.dataset, config.image_size)
-    metrics = _read_json(folder / "evaluation" / "test" / "metrics.json")
+    path = folder / "evaluation" / "test" / "metrics.json"
+    metrics = read_json(path, evaluation_folder.EVALUATE_AGAIN) if path.is_file() else None
+    if metrics is not None:
+        evaluation_folder.check_metrics(metrics, path)
     if metrics and metrics["provenance"]["checkpoint_step"] != restored.step:
         metrics = None
     return Run(
         restored=restored,
         calibration=read_calibration(folder / "calibration.json", restored.step),
-        manifest=json.loads((records / "manifest.json").read_text()),
+        manifest=read_manifest(records),
         metrics=metrics,
     )
 
@@ -129,12 +133,3 @@ def describe(run: Run) -> dict[str, Any]:
         },
         "config": config,
     }
-
-
-def _read_json(path: Any) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); write it again") from error

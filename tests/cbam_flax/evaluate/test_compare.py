@@ -21,7 +21,10 @@ def write_run(tmp_path, make_predictions, tiny_config):
         config = tiny_config.copy_and_resolve_references()
         config.data_dir = "data"
         config.update_from_flattened_dict(settings)
-        metrics = {"threshold": 0.4, "provenance": {"config": config.to_dict()}}
+        metrics = {
+            "threshold": 0.4,
+            "provenance": {"checkpoint_step": 5, "config": config.to_dict()},
+        }
         folder = epath.Path(tmp_path / name / "evaluation" / "test")
         evaluation_folder.write(folder, metrics, predictions, {}, "")
         return str(tmp_path / name)

@@ -27,6 +27,9 @@ MANIFEST = {
         "interpolation": "nearest",
         "voi": "none",
     },
+    "split_scheme": "patient",
+    "counts": {"inputs": 9, "accepted": 9, "rejected": 0},
+    "splits": {},
 }
 
 
@@ -84,7 +87,7 @@ def test_only_metrics_of_this_checkpoint_are_taken(workdir, restored):
     folder.mkdir(parents=True)
     assert run_record.read_run(str(workdir), restored).metrics is None
     for step, taken in ((20, False), (40, True)):
-        metrics = {"provenance": {"checkpoint_step": step}}
+        metrics = {"provenance": {"checkpoint_step": step, "config": {}}, "threshold": 0.5}
         (folder / "metrics.json").write_text(json.dumps(metrics))
         found = run_record.read_run(str(workdir), restored).metrics
         assert found == (metrics if taken else None)
