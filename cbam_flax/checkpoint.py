@@ -32,9 +32,18 @@ def make_manager(workdir: str, config: ConfigDict | None = None) -> ocp.Checkpoi
     """Asynchronous checkpoints in WORKDIR/checkpoints: the newest, and the best by AUROC.
 
     Without a config the manager only reads.
+
+    Raises:
+        UserError: the figures by which orbax chooses the best cannot be read.
     """
     from etils import epath
 
+    folder = epath.Path(workdir).absolute() / "checkpoints"
+    for path in sorted(folder.glob("*/metrics/metrics")):
+        if path.parent.parent.name.isdigit():  # others are drafts that a kill left
+            mend = f"move {path.parent.parent} away and run the same command again"
+            if type(read_json(path, mend).get(BEST)) not in (int, float):
+                raise UserError(f"{path} has no {BEST}; {mend}")
     options = ocp.CheckpointManagerOptions(
         best_fn=lambda metrics: metrics[BEST], read_only=True, create=False
     )
@@ -53,7 +62,7 @@ def make_manager(workdir: str, config: ConfigDict | None = None) -> ocp.Checkpoi
             ),
         )
     return ocp.CheckpointManager(
-        epath.Path(workdir).absolute() / "checkpoints",
+        folder,
         options=options,
         item_handlers={
             "state": ocp.StandardCheckpointHandler(),
@@ -157,8 +166,8 @@ def _damage_told(manager: ocp.CheckpointManager, step: int) -> Iterator[None]:
         others = sorted(set(manager.all_steps()) - {step})
         raise UserError(
             f"the checkpoint {manager.directory / str(step)} is damaged ({why}); move this folder "
-            f"away and run the same command again, which then takes "
-            + (f"one of the steps {others}" if others else "none, as there is no other")
+            f"away and run the same command again; "
+            + (f"the steps {others} are left" if others else "no other step is left")
         ) from error
 
 

@@ -124,7 +124,7 @@ def test_damage_is_told_in_a_sentence_that_names_the_folder_and_the_mend(run_cop
         checkpoint.load_for_inference(str(run_copy), 5)
     assert "checkpoints/5 is damaged (" in str(told.value)
     assert "move this folder away" in str(told.value)
-    assert str(told.value).endswith("one of the steps [2, 4]")
+    assert str(told.value).endswith("run the same command again; the steps [2, 4] are left")
     assert "\n" not in str(told.value)
 
 
@@ -145,6 +145,14 @@ def test_other_figures_never_choose_another_best_checkpoint(run_copy):
     rewrite(run_copy / "checkpoints/2/metrics/metrics", auroc=0.1)
     with pytest.raises(UserError, match=r"checkpoints/2 is damaged \(its validation figures"):
         checkpoint.load_for_inference(str(run_copy))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"auroc": "1"}'])
+def test_broken_figures_are_named_before_orbax_reads_them(run_copy, tiny_config, text):
+    (run_copy / "checkpoints/2/metrics/metrics").write_text(text)
+    for config in (None, tiny_config):
+        with pytest.raises(UserError, match=r"2/metrics/metrics .*; move .*checkpoints/2 away"):
+            checkpoint.make_manager(str(run_copy), config)
 
 
 def test_a_checkpoint_without_a_hash_is_loaded_and_it_is_told(run_copy, capsys):
