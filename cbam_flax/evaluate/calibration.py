@@ -65,12 +65,13 @@ def read(path: Any) -> Calibration | None:
     try:
         if values.pop("schema") != SCHEMA:
             raise ValueError("another schema")
+        for field in dataclasses.fields(Calibration):
+            if field.type is float and type(values[field.name]) is int:
+                values[field.name] = float(values[field.name])
+            if type(values[field.name]) is not field.type:
+                raise ValueError(f"{field.name} is {values[field.name]!r}")
         fitted = Calibration(**values)
-        for name, value in values.items():
-            kind = Calibration.__annotations__[name]
-            if type(value) is not kind and not (kind is float and type(value) is int):
-                raise ValueError(f"{name} is {value!r}")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no calibration ({error}); {mend}") from error
     if not (0 < fitted.scale < np.inf and np.isfinite(fitted.bias) and 0 <= fitted.threshold <= 1):
         raise UserError(f"{path} has a scale, bias or threshold out of range; {mend}")

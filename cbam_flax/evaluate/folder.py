@@ -78,7 +78,7 @@ def read(folder: Any) -> tuple[dict[str, Any], Predictions]:
         raise UserError(f"{table} is missing; {EVALUATE_AGAIN}") from error
     except KeyError as error:
         raise UserError(f"{table} has no column {error}; {EVALUATE_AGAIN}") from error
-    except (ValueError, csv.Error) as error:
+    except (OverflowError, ValueError, csv.Error) as error:
         raise UserError(f"{table} cannot be read ({error}); {EVALUATE_AGAIN}") from error
     return metrics, columns
 
@@ -93,12 +93,15 @@ def check_metrics(metrics: dict[str, Any], path: Any) -> None:
         UserError: something is missing or of a wrong kind.
     """
     try:
-        made, threshold = metrics["provenance"], metrics["threshold"]
-        fits = type(made["checkpoint_step"]) is int and isinstance(made["config"], dict)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} lacks {error}; {EVALUATE_AGAIN}") from error
-    if not fits or type(threshold) not in (int, float) or not 0 <= threshold <= 1:
-        raise UserError(f"{path} holds values of a wrong kind; {EVALUATE_AGAIN}")
+        made = metrics["provenance"]
+        fits = type(made["checkpoint_step"]) is int and type(made["config"]) is dict
+        fits = fits and 0 <= metrics["threshold"] <= 1
+    except (KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise UserError(
+            f"{path} lacks its provenance or a threshold between 0 and 1; {EVALUATE_AGAIN}"
+        )
 
 
 def provenance(restored: Restored, split: Split) -> dict[str, Any]:
