@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -125,7 +125,7 @@ def read_manifest(folder: epath.Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_kinds(values: dict[str, Any], kinds: dict[str, type]) -> None:
+def _check_kinds(values: dict[str, Any], kinds: Mapping[str, type]) -> None:
     """Raises KeyError for what is missing, TypeError for what is of another kind."""
     for name, kind in kinds.items():
         if type(values[name]) is not kind:
