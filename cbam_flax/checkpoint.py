@@ -1,11 +1,15 @@
 """What is saved, when it is kept, and how it comes back.
 
-A checkpoint holds the state, the config and the fingerprint of the data. The position in the data
-is the state's step: the order of examples is a function of it.
+A checkpoint holds the state and a record: the config, the fingerprint of the data, the validation
+figures, a hash of the state and one of the record itself. Both are checked whenever it is read. The
+position in the data is the state's step: the order of examples is a function of it.
 """
 
+import contextlib
 import dataclasses
 import json
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,9 +18,12 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from cbam_flax import config as config_lib
+from cbam_flax.checksum import state_hash
 from cbam_flax.models import CBAMResNet, create_model
+from cbam_flax.provenance import sha256_of_json
 from cbam_flax.step import TrainState
 from data_prep.cli import UserError
+from data_prep.text_files import read_json, replace_text
 
 BEST = "auroc"  # on validation
 
@@ -25,9 +32,18 @@ def make_manager(workdir: str, config: ConfigDict | None = None) -> ocp.Checkpoi
     """Asynchronous checkpoints in WORKDIR/checkpoints: the newest, and the best by AUROC.
 
     Without a config the manager only reads.
+
+    Raises:
+        UserError: the figures by which orbax chooses the best cannot be read.
     """
     from etils import epath
 
+    folder = epath.Path(workdir).absolute() / "checkpoints"
+    for path in sorted(folder.glob("*/metrics/metrics")):
+        if path.parent.parent.name.isdigit():  # others are drafts that a kill left
+            mend = f"move {path.parent.parent} away and run the same command again"
+            if type(read_json(path, mend).get(BEST)) not in (int, float):
+                raise UserError(f"{path} has no {BEST}; {mend}")
     options = ocp.CheckpointManagerOptions(best_fn=_rank, read_only=True, create=False)
     if config is not None:
         options = ocp.CheckpointManagerOptions(
@@ -44,7 +60,7 @@ def make_manager(workdir: str, config: ConfigDict | None = None) -> ocp.Checkpoi
             ),
         )
     return ocp.CheckpointManager(
-        epath.Path(workdir).absolute() / "checkpoints",
+        folder,
         options=options,
         item_handlers={
             "state": ocp.StandardCheckpointHandler(),
@@ -68,13 +84,22 @@ def save(
         fingerprint: of the data, as `data_fingerprint` gives it.
         metrics: of this very state on validation, if it was evaluated.
     """
+    if metrics:
+        metrics = metrics | {"step": step}  # for `_rank`
+    record = {
+        "step": step,
+        "config": json.loads(config.to_json()),
+        "data": fingerprint,
+        "metrics": metrics,
+        "state": state_hash(state),
+    }
     manager.save(
         step,
         args=ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            run=ocp.args.JsonSave({"config": json.loads(config.to_json()), "data": fingerprint}),
+            run=ocp.args.JsonSave(record | {"sha256": sha256_of_json(record)}),
         ),
-        metrics=metrics and metrics | {"step": step},
+        metrics=metrics,
     )
 
 
@@ -84,46 +109,105 @@ def _rank(metrics: dict[str, float]) -> tuple[float, float]:
 
 
 def restore(manager: ocp.CheckpointManager, step: int, abstract_state: TrainState) -> TrainState:
-    """The state after `step` steps, laid out as `abstract_state` says, on any mesh."""
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
-    return manager.restore(step, args=args).state
+    """The state after `step` steps, laid out as `abstract_state` says, on any mesh.
+
+    Raises:
+        UserError: this checkpoint, or the record of any other, is damaged.
+    """
+    records = {each: _read_record(manager, each) for each in manager.all_steps()}
+    return _read_state(manager, step, abstract_state, records[step])
+
+
+def _read_record(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    """The config, `data` and, but for older versions, the hash of the state.
+
+    Raises:
+        UserError: it is damaged, or orbax has other figures by which it chooses the best.
+    """
+    with _damage_told(manager, step):
+        record = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+        if record.keys() == {"config", "data"}:  # as written before there were hashes
+            return record
+        if record.pop("sha256") != sha256_of_json(record) or record["step"] != step:
+            raise ValueError("its record has changed since it was written")
+        if manager.metrics(step) != record["metrics"]:
+            raise ValueError("its validation figures have changed since they were written")
+    return record
+
+
+def _read_state(
+    manager: ocp.CheckpointManager, step: int, target: Any, record: dict[str, Any]
+) -> Any:
+    """The arrays as `target` says, which have the hash that the record has of them."""
+    with _damage_told(manager, step):
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        state = manager.restore(step, args=args).state
+        if "state" in record and state_hash(state) != record["state"]:
+            raise ValueError("its arrays have changed since they were written")
+    if "state" not in record and jax.process_index() == 0:
+        print(
+            f"warning: {manager.directory / str(step)} is of an older version, which kept no "
+            f"hash, so it cannot be checked for damage",
+            file=sys.stderr,
+        )
+    return state
+
+
+@contextlib.contextmanager
+def _damage_told(manager: ocp.CheckpointManager, step: int) -> Iterator[None]:
+    """Turns whatever comes of a damaged checkpoint into one sentence.
+
+    Orbax and tensorstore raise all kinds of exceptions over damaged files, down to a bare
+    `Exception`. What has other causes passes: the device's memory, and the operating system.
+    """
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise
+        why = " ".join(str(error).split())[:200]
+        others = sorted(set(manager.all_steps()) - {step})
+        raise UserError(
+            f"the checkpoint {manager.directory / str(step)} is damaged ({why}); move this folder "
+            f"away and run the same command again; "
+            + (f"the steps {others} are left" if others else "no other step is left")
+        ) from error
 
 
 def claim_workdir(workdir: str, config: ConfigDict, fingerprint: dict[str, str]) -> None:
     """Writes WORKDIR/config.json and data.json, or compares with those of the run that is there.
 
     Raises:
-        UserError: the folder holds a run of another config or other data; names what differs.
+        UserError: the folder holds a run of another config or other data, and what differs; or one
+            of the files cannot be read.
     """
     from etils import epath
 
     folder = epath.Path(workdir)
     config_file, data_file = folder / "config.json", folder / "data.json"
-    if config_file.exists() and data_file.exists():
-        changes = config_lib.differences(
-            config_lib.stored_config(json.loads(config_file.read_text()), config_file), config
-        )
-        old = json.loads(data_file.read_text())
+    mend = "delete it if the config and the data are those that the run began with"
+    changes = []
+    if config_file.exists():
+        old_config = config_lib.stored_config(read_json(config_file, mend), config_file)
+        changes += config_lib.differences(old_config, config)
+    if data_file.exists():
+        old = read_json(data_file, mend)
         changes += [
             f"data of the {split} split: {old.get(split)} -> {value}"
             for split, value in fingerprint.items()
             if old.get(split) != value
         ]
-        if changes:
-            raise UserError(
-                f"{workdir} holds a run of another config or other data ({'; '.join(changes)}); "
-                f"choose another --workdir or change it back"
-            )
+    if changes:
+        raise UserError(
+            f"{workdir} holds a run of another config or other data ({'; '.join(changes)}); "
+            f"choose another --workdir or change it back"
+        )
     if jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        texts = {
-            config_file: config.to_json(indent=2),
-            data_file: json.dumps(fingerprint, indent=2),
-        }
-        for file, text in texts.items():
-            draft = file.with_name(f".{file.name}")
-            draft.write_text(text + "\n")
-            draft.replace(file)  # kill -9, or another process that reads, never meets half a file
+        replace_text(config_file, config.to_json(indent=2) + "\n")
+        replace_text(data_file, json.dumps(fingerprint, indent=2) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,16 +237,19 @@ def load_for_inference(workdir: str, step: int | None = None) -> Restored:
             raise UserError(f"{workdir} holds no finished checkpoint; train longer")
         if step is not None and step not in steps:
             raise UserError(f"{workdir} has no checkpoint of step {step}; it has {sorted(steps)}")
+        # Which is the best rests on the figures of all.
+        records = {
+            each: _read_record(manager, each) for each in (steps if step is None else [step])
+        }
         step = step if step is not None else manager.best_step() or manager.latest_step()
-        run = manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-            manager.item_metadata(step).state.tree,
-        )
-        saved = manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        ).state
+        with _damage_told(manager, step):
+            target = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+                manager.item_metadata(step).state.tree,
+            )
+        saved = _read_state(manager, step, target, records[step])
+    run = records[step]
     config = config_lib.stored_config(run["config"], f"checkpoint {step} of {workdir}")
     params = saved["params"] if saved["ema_params"] is None else saved["ema_params"]
     return Restored(

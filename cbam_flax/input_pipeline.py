@@ -1,19 +1,13 @@
 """TFRecords -> a memory-mapped array of decoded images -> sharded device batches.
 
-A split is decoded once, into uint8 `.npy` files that later runs map into memory (RSNA at 256 px:
-1.7 GB). Batch s is then a plain gather by an index that is a pure function of (seed, s): the same
-on any number of hosts, and resuming costs the same at any step. benchmarks/input_pipeline.py has
-the measurements behind this choice over tf.data.
+A split is decoded once, into files that later runs check and map into memory (`decoded_cache`;
+RSNA at 256 px: 1.7 GB). Batch s is then a plain gather by an index that is a pure function of
+(seed, s): the same on any number of hosts, and resuming costs the same at any step.
+benchmarks/input_pipeline.py has the measurements behind this choice over tf.data.
 """
 
 import dataclasses
 import functools
-import hashlib
-import json
-import os
-import pathlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,12 +16,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from cbam_flax.decoded_cache import decoded
 from cbam_flax.sharding import batch_sharding
-from data_prep.cli import UserError, progress
-
-CACHE_FORMAT = 1
-TEXT_COLUMNS = ("image_id", "patient_id", "view", "sex")
-NUMBER_COLUMNS = ("age", "spacing")
+from data_prep.cli import UserError
+from data_prep.manifest import read_manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,105 +90,23 @@ def load_split(data_dir: str, dataset: str, image_size: int, split: str) -> Spli
     """Maps a split into memory, decoding its TFRecords the first time.
 
     Raises:
-        UserError: no such data, a split that is empty or of another image size, a broken record.
+        UserError: no such data, a broken manifest or record, records that are not those of the
+            manifest, a split that is empty or of another image size.
     """
     folder = record_dir(data_dir, dataset, image_size)
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_manifest(folder)
     size = manifest["preprocessing"]["image_size"]
     if size != image_size:
         raise UserError(f"{folder} holds images of {size} px, config.image_size is {image_size}")
     if split not in manifest["splits"] or not manifest["splits"][split]["images"]:
         raise UserError(f"the split {split!r} of {folder} is empty; prepare more data")
-    cache = _cache_folder(folder, f"{split}-{manifest['splits'][split]['content_sha256'][:16]}")
-    if not cache.exists():
-        _decode(folder, split, cache)
+    cache = decoded(folder, split, manifest)
     with np.load(cache / "columns.npz") as columns:
         loaded = dict(columns)
     boxes = np.empty(len(loaded["label"]), object)
     boxes[:] = np.split(loaded.pop("boxes"), np.cumsum(loaded.pop("box_count"))[:-1])
     images = np.load(cache / "images.npy", mmap_mode="r")
     return Split(split, images, loaded | {"boxes": boxes}, manifest)
-
-
-def _cache_folder(records: Any, name: str) -> pathlib.Path:
-    """Beside the TFRecords if that is local and writable, else in the temporary folder."""
-    if os.access(records, os.W_OK):
-        return pathlib.Path(records) / f"decoded-v{CACHE_FORMAT}" / name
-    key = hashlib.sha256(str(records).encode()).hexdigest()[:16]
-    return pathlib.Path(tempfile.gettempdir()) / f"cbam_flax-v{CACHE_FORMAT}" / key / name
-
-
-def _decode(records: Any, split: str, cache: pathlib.Path) -> None:
-    """Writes `images.npy` and `columns.npz` under `cache`, completely or not at all."""
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    draft = pathlib.Path(tempfile.mkdtemp(prefix=f".{cache.name}-", dir=cache.parent))
-    try:
-        _decode_into(draft, records, split)
-        draft.rename(cache)
-    except OSError:
-        if not cache.exists():  # else another process of this host was faster
-            raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _decode_into(folder: pathlib.Path, records: Any, split: str) -> None:
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(records)
-    info = builder.info
-    try:
-        undecoded = {"image": tfds.decode.SkipDecoding()}
-        ids = builder.as_dataset(split=split, decoders=undecoded).map(lambda row: row["image_id"])
-        sorted_ids = sorted(tfds.as_numpy(ids))
-        position = {image_id: i for i, image_id in enumerate(sorted_ids)}
-        images = np.lib.format.open_memmap(
-            folder / "images.npy",
-            "w+",
-            np.uint8,
-            (len(position), *info.features["image"].shape[:2]),
-        )
-        rows: list[dict[str, Any]] = [{} for _ in position]
-        dataset = builder.as_dataset(split=split).prefetch(tf.data.AUTOTUNE)
-        silent = jax.process_index() != 0
-        for row in progress(
-            tfds.as_numpy(dataset), f"decoding {split}", len(position), disable=silent
-        ):
-            i = position[row["image_id"]]
-            images[i] = row.pop("image")[..., 0]
-            rows[i] = row
-        images.flush()
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-        raise UserError(
-            f"a record of {_broken_file(builder, split) or records} cannot be read "
-            f"({error.message}); delete {records} and run data_prep.prepare again"
-        ) from error
-
-    text = {name: np.array([row[name].decode() for row in rows]) for name in TEXT_COLUMNS}
-    numbers = {name: np.array([row[name] for row in rows], np.float32) for name in NUMBER_COLUMNS}
-    classes = info.features["detailed_class"].names
-    boxes = [np.float32(row["boxes"]).reshape(-1, 4) for row in rows]
-    columns: dict[str, Any] = {
-        "label": np.array([row["label"] for row in rows], np.int32),
-        "detailed_class": np.array([classes[row["detailed_class"]] for row in rows]),
-        "boxes": np.concatenate(boxes),
-        "box_count": np.array([len(b) for b in boxes], np.int64),
-    }
-    np.savez(folder / "columns.npz", **(columns | text | numbers))
-
-
-def _broken_file(builder: Any, split: str) -> str | None:
-    """The first TFRecord file of the split that cannot be read completely."""
-    import tensorflow as tf
-
-    for path in builder.info.splits[split].filepaths:
-        try:
-            for _ in tf.data.TFRecordDataset(os.fspath(path)):
-                pass
-        except tf.errors.DataLossError:
-            return os.fspath(path)
-    return None
 
 
 def check_labels(split: Split) -> None:

@@ -23,6 +23,7 @@ from cbam_flax.models import create_model
 from cbam_flax.models.table import Stage, stage_table
 from cbam_flax.step import TrainState
 from data_prep.cli import UserError
+from data_prep.text_files import read_json_lines, replace_text
 
 # Peak dense bf16 FLOP/s per chip, from the vendors' data sheets, by JAX device_kind.
 PEAK_FLOPS = {
@@ -94,16 +95,27 @@ class JsonlWriter(metric_writers.MultiWriter):
     def __init__(self, workdir: str, start: int):
         super().__init__([])
         self._path = epath.Path(workdir) / "metrics.jsonl"
-        text = self._path.read_text() if self._path.exists() else ""
-        lines = map(json.loads, text.splitlines())
+        lines = read_scalars(self._path) if self._path.exists() else []
         self._rows = {line["step"]: line for line in lines if line["step"] <= start}
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         row = self._rows.setdefault(step, {"step": step})
         row |= {name: round(float(value), 6) for name, value in scalars.items()}
-        draft = self._path.with_name(f".{self._path.name}")
-        draft.write_text("".join(json.dumps(line) + "\n" for line in self._rows.values()))
-        draft.replace(self._path)  # kill -9 while writing must not lose earlier lines
+        replace_text(self._path, "".join(json.dumps(line) + "\n" for line in self._rows.values()))
+
+
+def read_scalars(path: epath.Path) -> list[dict[str, float]]:
+    """The lines of a metrics.jsonl, each with its `step`.
+
+    Raises:
+        UserError: a line that is no JSON object of numbers with a step.
+    """
+    mend = "mend that line, or delete the file: only the curves of earlier steps are lost with it"
+    rows = read_json_lines(path, mend)
+    for number, row in enumerate(rows, 1):
+        if type(row.get("step")) is not int or not {type(v) for v in row.values()} <= {int, float}:
+            raise UserError(f"line {number} of {path} lacks a step, or has no numbers; {mend}")
+    return rows
 
 
 def make_writer(workdir: str, start: int, total_steps: int) -> metric_writers.MetricWriter:

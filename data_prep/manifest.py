@@ -4,14 +4,16 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from data_prep import csv_files
+from data_prep.cli import UserError
 from data_prep.grey_range import distribution, grey_range
+from data_prep.text_files import read_json
 
 SCHEMA = 1
 _NAMES = {"file", "image_id", "message"}  # of a line, which come from the names of files
@@ -20,6 +22,8 @@ SYNTHETIC_WARNING = (
     "SYNTHETIC: the images are drawings, not radiographs of patients; no figure says anything "
     "about medicine."
 )
+# What `summarise_split` finds, and the manifest says of each split.
+SPLIT_SUMMARY = {"images": int, "patients": int, "positive": int, "content_sha256": str}
 
 
 def fingerprint_inputs(
@@ -129,3 +133,34 @@ def write_manifest(folder: epath.Path, manifest: dict[str, Any]) -> None:
     draft = folder / "manifest.json.tmp"
     draft.write_text(json.dumps(manifest, indent=1) + "\n")
     draft.replace(folder / "manifest.json")
+
+
+def read_manifest(folder: epath.Path) -> dict[str, Any]:
+    """manifest.json of the records in `folder`.
+
+    Raises:
+        UserError: it cannot be read, or lacks something that training, evaluation or export needs.
+    """
+    path = folder / "manifest.json"
+    mend = "put back the right file, or delete its folder and run data_prep.prepare again"
+    manifest = read_json(path, mend)
+    counts = {"inputs": int, "accepted": int, "rejected": int}
+    try:
+        _check_kinds(manifest, {"dataset": str, "split_scheme": str})
+        _check_kinds(manifest["preprocessing"], {"image_size": int})
+        _check_kinds(manifest["counts"], counts)
+        for summary in manifest["splits"].values():
+            _check_kinds(summary, SPLIT_SUMMARY)
+            int(summary["content_sha256"], 16)  # it becomes a part of a path
+    except KeyError as error:
+        raise UserError(f"{path} has no {error}; {mend}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} holds values of a wrong kind ({error}); {mend}") from error
+    return manifest
+
+
+def _check_kinds(values: dict[str, Any], kinds: Mapping[str, type]) -> None:
+    """Raises KeyError for what is missing, TypeError for what is of another kind."""
+    for name, kind in kinds.items():
+        if type(values[name]) is not kind:
+            raise TypeError(f"{name} is {values[name]!r}")

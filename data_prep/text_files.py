@@ -28,6 +28,31 @@ def read_json(path: Any, mend: str, kind: type = dict) -> Any:
     return value
 
 
+def read_json_lines(path: Any, mend: str) -> list[dict[str, Any]]:
+    """The objects in a file with one JSON object per line, which somebody may have edited.
+
+    Args:
+      path, mend: as for `read_json`.
+
+    Raises:
+      UserError: the file is missing or unreadable, or a line is no JSON object; names the line.
+    """
+    rows: list[dict[str, Any]] = []
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"it holds {type(row).__name__}, not dict")
+            rows.append(row)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); {mend}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"line {len(rows) + 1} of {path} is no JSON object ({error}); {mend}"
+        ) from error
+    return rows
+
+
 def replace_text(path: Any, text: str) -> None:
     """Writes a text file so that a reader, or kill -9, meets the old content or all of the new.
 

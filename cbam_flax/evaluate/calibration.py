@@ -16,6 +16,7 @@ import sklearn.metrics
 
 from cbam_flax.evaluate import bootstrap, statistics
 from data_prep.cli import UserError
+from data_prep.text_files import read_json
 
 SCHEMA = 1
 MIN_SCALE = 0.01  # above zero, so that calibration never reorders images
@@ -61,17 +62,26 @@ def read(path: Any) -> Calibration | None:
     """What `Calibration.write` wrote at an epath.Path; None where there is no such file.
 
     Raises:
-        UserError: the file is of another schema or none of ours.
+        UserError: the file is of another schema, none of ours, or has values out of range.
     """
     if not path.exists():
         return None
+    mend = "delete it to fit it again"
+    values = read_json(path, mend)
     try:
-        values = json.loads(path.read_text())
         if values.pop("schema") != SCHEMA:
             raise ValueError("another schema")
-        return Calibration(**values)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete it to fit it again") from error
+        for field in dataclasses.fields(Calibration):
+            if field.type is float and type(values[field.name]) is int:
+                values[field.name] = float(values[field.name])
+            if type(values[field.name]) is not field.type:
+                raise ValueError(f"{field.name} is {values[field.name]!r}")
+        fitted = Calibration(**values)
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no calibration ({error}); {mend}") from error
+    if not (0 < fitted.scale < np.inf and np.isfinite(fitted.bias) and 0 <= fitted.threshold <= 1):
+        raise UserError(f"{path} has a scale, bias or threshold out of range; {mend}")
+    return fitted
 
 
 def fit(

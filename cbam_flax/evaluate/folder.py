@@ -14,8 +14,10 @@ from cbam_flax.evaluate.predict_split import FURTHER_COLUMNS, Predictions
 from cbam_flax.input_pipeline import Split
 from data_prep import csv_files, folders, unmarked_folder
 from data_prep.cli import UserError
+from data_prep.text_files import read_json
 
 COLUMNS = ("image_id", "patient_id", "label", "probability", "logit", *FURTHER_COLUMNS)
+EVALUATE_AGAIN = "run cbam_flax.evaluate again"
 NUMBERS = {"label": np.int64, "probability": np.float64, "logit": np.float64}
 
 
@@ -61,23 +63,54 @@ def read(folder: Any) -> tuple[dict[str, Any], Predictions]:
     `patient_id` is "" where the patient is not known.
 
     Raises:
-        UserError: there is no evaluation at this epath.Path.
+        UserError: there is no evaluation at this epath.Path, or one of its files is broken.
     """
     if not (folder / "metrics.json").exists():
         raise UserError(
             f"{folder} holds no evaluation; run python -m cbam_flax.evaluate "
             f"--workdir={folder.parent.parent} first"
         )
+    metrics = read_json(folder / "metrics.json", EVALUATE_AGAIN)
     table = folder / "predictions.csv"
-    rows = csv_files.read(table, COLUMNS, "evaluate the run again")
+    rows = csv_files.read(table, COLUMNS, EVALUATE_AGAIN)
     try:
-        predictions = {
+        if not rows:
+            raise ValueError("it is empty")
+        columns = {
             name: np.array([row[name] for row in rows]).astype(NUMBERS.get(name, str))
             for name in COLUMNS
         }
-    except ValueError as error:
-        raise UserError(f"{table} is damaged ({error}); evaluate the run again") from error
-    return json.loads((folder / "metrics.json").read_text()), predictions
+        if not all(np.isfinite(columns[name]).all() for name in NUMBERS):
+            raise ValueError("a number is not finite")
+        if not (
+            np.isin(columns["label"], (0, 1)) & (abs(columns["probability"] - 0.5) <= 0.5)
+        ).all():
+            raise ValueError("a label other than 0 and 1, or a probability out of range")
+    except (OverflowError, ValueError) as error:
+        raise UserError(f"{table} is damaged ({error}); {EVALUATE_AGAIN}") from error
+    return metrics, columns
+
+
+def check_metrics(metrics: dict[str, Any], path: Any) -> None:
+    """Checks what other commands need of metrics.json.
+
+    Args:
+        path: where it was read, for the message.
+
+    Raises:
+        UserError: something is missing or of a wrong kind.
+    """
+    try:
+        made = metrics["provenance"]
+        fits = type(made["checkpoint_step"]) is int and type(made["config"]) is dict
+        fits = fits and 0 <= metrics["threshold"] <= 1
+        fits = fits and type(metrics["data"]["split_scheme"]) is str
+    except (KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise UserError(
+            f"{path} lacks its provenance, its data or a threshold from 0 to 1; {EVALUATE_AGAIN}"
+        )
 
 
 def provenance(restored: Restored, split: Split) -> dict[str, Any]:

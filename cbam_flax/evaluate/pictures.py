@@ -1,7 +1,6 @@
 """All pictures of an evaluation, as PNG files and in TensorBoard."""
 
 import io
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from cbam_flax.checkpoint import Restored
 from cbam_flax.evaluate import plots, saliency
 from cbam_flax.input_pipeline import Split
+from cbam_flax.monitor import read_scalars
 
 MISTAKES = 3  # most confident false alarms, and as many misses
 RANDOM = 3  # images of each class
@@ -48,8 +48,7 @@ def draw(
     }
     log = workdir / "metrics.jsonl"
     if log.exists():
-        rows = [json.loads(line) for line in log.read_text().splitlines()]
-        figures["training"] = plots.training(rows, restored.step)
+        figures["training"] = plots.training(read_scalars(log), restored.step)
     if with_maps:
         for name, chosen in (
             ("mistakes", confident_mistakes(predictions, metrics["threshold"])),

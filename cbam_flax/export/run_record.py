@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from cbam_flax import provenance
 from cbam_flax.evaluate import calibration
+from cbam_flax.evaluate import folder as evaluation_folder
 from cbam_flax.predict.bundle import SCHEMA
-from data_prep.cli import UserError
-from data_prep.manifest import SYNTHETIC_WARNING, is_synthetic
+from data_prep.manifest import SYNTHETIC_WARNING, is_synthetic, read_manifest
 from data_prep.text_files import read_json
 
 if TYPE_CHECKING:
@@ -46,22 +46,16 @@ def read_run(workdir: str, restored: "Restored") -> Run:
     folder = epath.Path(workdir)
     config = restored.config
     records = record_dir(config.data_dir, config.dataset, config.image_size)
-    path, metrics = folder / "evaluation" / "test" / "metrics.json", None
-    if path.exists():
-        mend = "evaluate the test split again, or delete it"
-        metrics = read_json(path, mend)
-        if not isinstance(metrics.get("provenance"), dict):
-            raise UserError(f"{path} does not say which checkpoint it is of; {mend}")
-        if metrics["provenance"].get("checkpoint_step") != restored.step:
-            metrics = None
-    mend = "prepare the data again"
-    manifest = read_json(records / "manifest.json", mend)
-    if not isinstance(manifest.get("preprocessing"), dict):
-        raise UserError(f"{records / 'manifest.json'} has no preprocessing; {mend}")
+    path = folder / "evaluation" / "test" / "metrics.json"
+    metrics = read_json(path, evaluation_folder.EVALUATE_AGAIN) if path.is_file() else None
+    if metrics is not None:
+        evaluation_folder.check_metrics(metrics, path)
+    if metrics and metrics["provenance"]["checkpoint_step"] != restored.step:
+        metrics = None
     return Run(
         restored=restored,
         calibration=read_calibration(folder / "calibration.json", restored.step),
-        manifest=manifest,
+        manifest=read_manifest(records),
         metrics=metrics,
     )
 

@@ -1,4 +1,6 @@
 import functools
+import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -80,6 +82,94 @@ def test_what_is_no_run_is_refused(saved, tmp_path):
         checkpoint.load_for_inference(str(tmp_path / "nothing"))
     with pytest.raises(UserError, match=r"no checkpoint of step 3; it has \[2, 4, 5\]"):
         checkpoint.load_for_inference(str(saved[0]), 3)
+
+
+@pytest.fixture
+def run_copy(saved, tmp_path):
+    """A copy of the run that a test may damage."""
+    return shutil.copytree(saved[0], tmp_path / "run")
+
+
+def largest(folder):
+    return max(folder.rglob("d/*"), key=lambda path: path.stat().st_size)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def rewrite(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+DAMAGE = {
+    "a flipped bit": lambda folder: flip(largest(folder / "state/ocdbt.process_0")),
+    "a truncated file": lambda folder: largest(folder / "state/ocdbt.process_0").write_bytes(b"x"),
+    "a missing file": lambda folder: (folder / "state/manifest.ocdbt").unlink(),
+    "no state": lambda folder: shutil.rmtree(folder / "state"),
+    "no record": lambda folder: (folder / "run/metadata").unlink(),
+    "half a record": lambda folder: (folder / "run/metadata").write_text('{"config": {'),
+    "another record": lambda folder: (folder / "run/metadata").write_text("[]"),
+    "another step": lambda folder: rewrite(folder / "run/metadata", step=7),
+    "other data": lambda folder: rewrite(folder / "run/metadata", data={"train": "c"}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damage_is_told_in_a_sentence_that_names_the_folder_and_the_mend(run_copy, damage):
+    damage(run_copy / "checkpoints" / "5")
+    with pytest.raises(UserError) as told:
+        checkpoint.load_for_inference(str(run_copy), 5)
+    assert "checkpoints/5 is damaged (" in str(told.value)
+    assert "move this folder away" in str(told.value)
+    assert str(told.value).endswith("run the same command again; the steps [2, 4] are left")
+    assert "\n" not in str(told.value)
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(run_copy, tiny_config):
+    _, abstract = make_state(tiny_config, sharding.make_mesh({"data": 8, "fsdp": 1, "spatial": 1}))
+    flip(largest(run_copy / "checkpoints/5/state/ocdbt.process_0"))
+    with (
+        checkpoint.make_manager(str(run_copy), tiny_config) as manager,
+        pytest.raises(UserError, match=r"checkpoints/5 is damaged"),
+    ):
+        checkpoint.restore(manager, 5, abstract)
+    (run_copy / "checkpoints/5").rename(run_copy / "5")
+    with checkpoint.make_manager(str(run_copy), tiny_config) as manager:
+        assert checkpoint.restore(manager, manager.latest_step(), abstract).step == 4
+
+
+def test_other_figures_never_choose_another_best_checkpoint(run_copy):
+    rewrite(run_copy / "checkpoints/2/metrics/metrics", auroc=0.1)
+    with pytest.raises(UserError, match=r"checkpoints/2 is damaged \(its validation figures"):
+        checkpoint.load_for_inference(str(run_copy))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"auroc": "1"}'])
+def test_broken_figures_are_named_before_orbax_reads_them(run_copy, tiny_config, text):
+    (run_copy / "checkpoints/2/metrics/metrics").write_text(text)
+    for config in (None, tiny_config):
+        with pytest.raises(UserError, match=r"2/metrics/metrics .*; move .*checkpoints/2 away"):
+            checkpoint.make_manager(str(run_copy), config)
+
+
+def test_a_checkpoint_without_a_hash_is_loaded_and_it_is_told(run_copy, capsys):
+    path = run_copy / "checkpoints/5/run/metadata"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({key: record[key] for key in ("config", "data")}))
+    assert checkpoint.load_for_inference(str(run_copy), 5).step == 5
+    assert "checkpoints/5 is of an older version, which kept no hash" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"a.b": 1}', '{"items": 1}', "\udc80"])
+@pytest.mark.parametrize("name", ["config.json", "data.json"])
+def test_a_broken_file_of_a_run_is_named(tiny_config, tmp_path, name, text):
+    checkpoint.claim_workdir(str(tmp_path), tiny_config, DATA)
+    (tmp_path / name).write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=rf"{name}|holds a run of another config or other data"):
+        checkpoint.claim_workdir(str(tmp_path), tiny_config, DATA)
 
 
 def test_a_workdir_of_another_config_or_other_data_is_refused(tiny_config, tmp_path):

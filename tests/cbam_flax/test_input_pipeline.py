@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from cbam_flax import input_pipeline, sharding
+from cbam_flax import decoded_cache, input_pipeline, sharding
 from cbam_flax.input_pipeline import Order, Split, check_labels, load_split
 from data_prep.cli import UserError
 
@@ -42,7 +42,7 @@ def test_a_split_comes_back_in_order_with_all_its_columns(prepared):
 
 def test_a_second_load_reads_the_cache_and_gives_the_same(prepared, monkeypatch):
     first = load(prepared, "test")
-    monkeypatch.setattr(input_pipeline, "_decode", None)  # would raise if it were called
+    monkeypatch.setattr(decoded_cache, "_decode", None)  # would raise if it were called
     second = load(prepared, "test")
     np.testing.assert_array_equal(first.images, second.images)
     for name, column in first.columns.items():

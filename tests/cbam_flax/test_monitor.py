@@ -159,3 +159,12 @@ def test_the_grid_shows_every_image():
     assert grid.shape == (1, 256, 1024, 1)
     corners = grid[0, 127::128, 127::128, 0].ravel()
     np.testing.assert_array_equal(corners, (np.linspace(0, 1, 16) * 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{", "[]", "3", '{"loss": 1}', '{"step": "1"}', '{"step": 1, "loss": null}']
+)
+def test_a_broken_line_of_an_earlier_log_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n' + line + "\n")
+    with pytest.raises(UserError, match=r"line 2 of .*metrics.jsonl .*delete the file"):
+        monitor.JsonlWriter(str(tmp_path), start=5)

@@ -6,6 +6,7 @@ import pytest
 from etils import epath
 
 from data_prep import csv_files, manifest
+from data_prep.cli import UserError
 
 
 def records(pixel=7, age=float("nan")):
@@ -100,3 +101,35 @@ def test_names_that_are_no_utf8_and_formulas_stay_readable(tmp_path):
     json.dumps(files, ensure_ascii=False).encode()  # no lone surrogates, which JSON has not
     rows = csv_files.read(tmp_path / "rejected.csv", ("file",), "")
     assert [row["file"] for row in rows] == names
+
+
+WHOLE = {
+    "dataset": "rsna_pneumonia/64px/1.0.0",
+    "split_scheme": "patient",
+    "preprocessing": {"image_size": 64},
+    "counts": {"inputs": 1, "accepted": 1, "rejected": 0},
+    "splits": {"train": {"images": 1, "patients": 1, "positive": 0, "content_sha256": "ab"}},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"preprocessing": None},
+        {"preprocessing": {}},
+        {"preprocessing": {"image_size": "64"}},
+        {"splits": []},
+        {"splits": {"train": None}},
+        {"splits": {"train": WHOLE["splits"]["train"] | {"images": True}}},
+        {"splits": {"train": WHOLE["splits"]["train"] | {"content_sha256": "../../x"}}},
+        {"counts": 3},
+        {"dataset": None},
+    ],
+)
+def test_a_manifest_without_what_others_need_is_refused(tmp_path, change):
+    path = epath.Path(tmp_path) / "manifest.json"
+    path.write_text(json.dumps(WHOLE))
+    assert manifest.read_manifest(epath.Path(tmp_path)) == WHOLE
+    path.write_text(json.dumps(WHOLE | change))
+    with pytest.raises(UserError, match=r"manifest.json .*run data_prep.prepare again"):
+        manifest.read_manifest(epath.Path(tmp_path))

@@ -58,7 +58,9 @@ def workdir(tmp_path_factory, draw_variables) -> pathlib.Path:
             "voi": "first",
         },
         "counts": {"inputs": 9, "accepted": 9, "rejected": 0},
-        "splits": {"train": {"images": 9, "patients": 9, "positive": 4}},
+        "splits": {
+            "train": {"images": 9, "patients": 9, "positive": 4, "content_sha256": "1" * 64}
+        },
     }
     (records / "manifest.json").write_text(json.dumps(manifest))
 

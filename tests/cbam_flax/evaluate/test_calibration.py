@@ -107,3 +107,33 @@ def test_what_is_written_is_read(tmp_path, predictions):
     path.write_text('{"schema": 99}')
     with pytest.raises(UserError, match="delete it"):
         calibration.read(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scale": float("nan")},
+        {"scale": -1.0},
+        {"bias": float("inf")},
+        {"threshold": 1e9},
+        {"threshold": "0.5"},
+        {"step": 7.5},
+        {"n": None},
+        {"criterion": 3},
+        {"extra": 1},
+    ],
+)
+def test_values_that_cannot_be_right_are_refused(tmp_path, predictions, change):
+    path = epath.Path(tmp_path) / "calibration.json"
+    calibration.fit(predictions, "youden", step=7, split="validation").write(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=r"calibration.json .*; delete it to fit it again"):
+        calibration.read(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\x80", b"{}"])
+def test_a_broken_file_is_named(tmp_path, content):
+    path = epath.Path(tmp_path) / "calibration.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"calibration.json .*; delete it to fit it again"):
+        calibration.read(path)

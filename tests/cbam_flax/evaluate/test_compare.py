@@ -21,8 +21,10 @@ def write_run(tmp_path, make_predictions, tiny_config):
         config = tiny_config.copy_and_resolve_references()
         config.data_dir = "data"
         config.update_from_flattened_dict(settings)
-        provenance = {"config": config.to_dict()} | ({"weights_sha256": weights} if weights else {})
-        metrics = {"threshold": 0.4, "provenance": provenance}
+        provenance = {"checkpoint_step": 5, "config": config.to_dict()}
+        provenance |= {"weights_sha256": weights} if weights else {}
+        data = {"split_scheme": "patient"}
+        metrics = {"threshold": 0.4, "provenance": provenance, "data": data}
         folder = epath.Path(tmp_path / name / "evaluation" / "test")
         evaluation_folder.write(folder, metrics, predictions, {}, "")
         return str(tmp_path / name)

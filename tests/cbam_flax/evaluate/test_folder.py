@@ -94,3 +94,55 @@ def test_provenance_names_everything_but_paths(tiny_config):
     tiny_config.model.width = 0.125
     again = evaluation_folder.provenance(restored, split)
     assert again["config_sha256"] != found["config_sha256"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\x80"])
+def test_broken_metrics_are_named(folder, make_predictions, content):
+    evaluation_folder.write(folder, {}, make_predictions(3), {}, "")
+    (folder / "metrics.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"metrics.json .*; run cbam_flax.evaluate again"):
+        evaluation_folder.read(folder)
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {},
+        {"provenance": []},
+        {"provenance": {"checkpoint_step": 1, "config": {}}},
+        {"provenance": {"checkpoint_step": "1", "config": {}}, "threshold": 0.5},
+        {"provenance": {"checkpoint_step": 1, "config": None}, "threshold": 0.5},
+        {"provenance": {"checkpoint_step": 1, "config": {}}, "threshold": float("nan")},
+    ],
+)
+def test_metrics_that_lack_what_others_need_are_refused(metrics):
+    with pytest.raises(UserError, match=r"^m.json .*; run cbam_flax.evaluate again"):
+        evaluation_folder.check_metrics(metrics, "m.json")
+    fine = {"provenance": {"checkpoint_step": 1, "config": {}}, "threshold": 0.5}
+    evaluation_folder.check_metrics(fine, "m.json")
+
+
+BROKEN_TABLES = {
+    "empty": lambda text: "",
+    "header only": lambda text: text.splitlines()[0] + "\n",
+    "cut off": lambda text: text[: len(text) - 40],
+    "no column label": lambda text: text.replace("label", "lable", 1),
+    "a word": lambda text: text.replace(",0,", ",zero,", 1),
+    "not a number": lambda text: text.replace(",0,", ",nan,", 1),
+    "a third class": lambda text: text.replace(",0,", ",2,", 1),
+    "one cell more": lambda text: text.rstrip() + ",1\n",
+    "open quote": lambda text: text + '"',
+    "not UTF-8": lambda text: text + "\udc80",
+}
+
+
+@pytest.mark.parametrize("change", BROKEN_TABLES.values(), ids=BROKEN_TABLES)
+def test_broken_predictions_are_named(folder, make_predictions, change):
+    evaluation_folder.write(folder, {}, make_predictions(6), {}, "")
+    table = folder / "predictions.csv"
+    table.write_bytes(change(table.read_text()).encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=r"predictions.csv .*; run cbam_flax.evaluate again"):
+        evaluation_folder.read(folder)
+    table.unlink()
+    with pytest.raises(UserError, match=r"predictions.csv is missing"):
+        evaluation_folder.read(folder)

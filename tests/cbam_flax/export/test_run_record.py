@@ -28,8 +28,11 @@ MANIFEST = {
         "interpolation": "nearest",
         "voi": "none",
     },
-    "splits": {"train": {}},
-    "counts": {"flagged": {"synthetic": 9}},
+    "split_scheme": "patient",
+    "counts": {"inputs": 9, "accepted": 9, "rejected": 0, "flagged": {"synthetic": 9}},
+    "splits": {
+        "train": {"images": 1, "patients": 1, "positive": 0, "content_sha256": "ab"},
+    },
 }
 
 
@@ -88,7 +91,7 @@ def test_only_metrics_of_this_checkpoint_are_taken(workdir, restored):
     folder.mkdir(parents=True)
     assert run_record.read_run(str(workdir), restored).metrics is None
     for step, taken in ((20, False), (40, True)):
-        metrics = {"provenance": {"checkpoint_step": step}}
+        metrics = {"provenance": {"checkpoint_step": step, "config": {}}, "threshold": 0.5}
         (folder / "metrics.json").write_text(json.dumps(metrics))
         found = run_record.read_run(str(workdir), restored).metrics
         assert found == (metrics if taken else None)
