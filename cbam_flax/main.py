@@ -4,9 +4,10 @@
 
 Any key of the config can be set: --config.batch_size=32 --config.duration.steps=100. The same
 command again continues a run that was interrupted. Exit status: 0 finished, 2 something to mend
-(one sentence says what), 75 stopped by SIGTERM after a save.
+(one sentence says what), 75 stopped by SIGTERM, after a save where a step was done.
 """
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -16,7 +17,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from cbam_flax import command_line
-from data_prep import cli
+from data_prep import cli, locks
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/, or one like them")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run, local or gs://")
@@ -66,24 +67,33 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
         0 when finished, 75 when a signal stopped the training after a save.
 
     Raises:
-        UserError: as `train.train` and `evaluate.evaluate_workdir`.
+        UserError: as `train.train` and `evaluate.evaluate_workdir`, or another process trains here.
     """
-    from cbam_flax.evaluate.run import conclusion, evaluate_workdir
-    from cbam_flax.train import train
+    import jax
 
-    status = train(config, workdir)
-    if status == 0:
-        for split in config.evaluate.at_end:
-            logging.info("evaluating that checkpoint on the %s split", split)
-            metrics = evaluate_workdir(workdir, split)
-            for line in conclusion(workdir, metrics):
-                logging.info("%s", line)
-    return status
+    # Process 0 stands for all processes of a run.
+    lock = locks.hold(os.path.join(workdir, ".training.lock"), "trained")
+    with lock if jax.process_index() == 0 else contextlib.nullcontext():
+        from cbam_flax.evaluate.run import conclusion, evaluate_workdir
+        from cbam_flax.train import train
+
+        status = train(config, workdir)
+        if status == 0:
+            for split in config.evaluate.at_end:
+                logging.info("evaluating that checkpoint on the %s split", split)
+                metrics = evaluate_workdir(workdir, split)
+                for line in conclusion(workdir, metrics):
+                    logging.info("%s", line)
+        return status
 
 
 def _log_own_lines() -> None:
     """Of what comes through absl: INFO lines of this project, errors of orbax (it warns of what is
-    meant) and warnings of everybody else, without absl's prefix."""
+    meant) and warnings of everybody else, without absl's prefix.
+
+    A disk that fails is left out: every thread that writes reports it with a traceback, and the
+    training loop, which raises the same error, in a sentence.
+    """
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
     handler.setFormatter(None)
@@ -92,10 +102,15 @@ def _log_own_lines() -> None:
     def wanted(record: LogRecord) -> bool:
         path = pathlib.Path(record.pathname)
         level = INFO if path.is_relative_to(own) else ERROR if "orbax" in path.parts else WARNING
-        return record.levelno >= level
+        reason = record.exc_info[1] if record.exc_info else None
+        is_of_disk = cli.disk_failure(reason or RuntimeError(record.getMessage())) is not None
+        return record.levelno >= level and not is_of_disk
 
     handler.addFilter(wanted)
 
 
 if __name__ == "__main__":
-    cli.run(lambda: app.run(lambda _: sys.exit(main()), flags_parser=PARSER))
+    cli.run(
+        lambda: app.run(lambda _: sys.exit(main()), flags_parser=PARSER),
+        sigterm=cli.INTERRUPTED,
+    )
