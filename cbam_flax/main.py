@@ -36,8 +36,6 @@ def main() -> int:
     file, _, _ = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     if not os.path.exists(file):
         raise cli.UserError(f"there is no config file {file}; configs/ holds some")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     _log_own_lines()
 
     import jax
@@ -91,8 +89,8 @@ def _log_own_lines() -> None:
     """Of what comes through absl: INFO lines of this project, errors of orbax (it warns of what is
     meant) and warnings of everybody else, without absl's prefix.
 
-    A disk that fails is left out: every thread that writes reports it with a traceback, and the
-    training loop, which raises the same error, in a sentence.
+    Not a failing disk, which every thread that writes reports with a traceback: the training loop
+    raises the same error.
     """
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
@@ -101,15 +99,19 @@ def _log_own_lines() -> None:
 
     def wanted(record: LogRecord) -> bool:
         path = pathlib.Path(record.pathname)
-        level = INFO if path.is_relative_to(own) else ERROR if "orbax" in path.parts else WARNING
-        reason = record.exc_info[1] if record.exc_info else None
-        is_of_disk = cli.disk_failure(reason or RuntimeError(record.getMessage())) is not None
-        return record.levelno >= level and not is_of_disk
+        if path.is_relative_to(own):
+            return record.levelno >= INFO
+        error = record.exc_info[1] if record.exc_info else RuntimeError(record.getMessage())
+        level = ERROR if "orbax" in path.parts else WARNING
+        return record.levelno >= level and cli.disk_failure(error) is None
 
     handler.addFilter(wanted)
 
 
 if __name__ == "__main__":
+    # Before the config is read, whose imports would choose another level.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     cli.run(
         lambda: app.run(lambda _: sys.exit(main()), flags_parser=PARSER),
         sigterm=cli.INTERRUPTED,

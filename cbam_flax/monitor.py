@@ -23,6 +23,7 @@ from cbam_flax.models import create_model
 from cbam_flax.models.table import Stage, stage_table
 from cbam_flax.step import TrainState
 from data_prep.cli import UserError
+from data_prep.text_files import replace_text
 
 # Peak dense bf16 FLOP/s per chip, from the vendors' data sheets, by JAX device_kind.
 PEAK_FLOPS = {
@@ -94,16 +95,21 @@ class JsonlWriter(metric_writers.MultiWriter):
     def __init__(self, workdir: str, start: int):
         super().__init__([])
         self._path = epath.Path(workdir) / "metrics.jsonl"
-        text = self._path.read_text() if self._path.exists() else ""
-        lines = map(json.loads, text.splitlines())
-        self._rows = {line["step"]: line for line in lines if line["step"] <= start}
+        try:
+            text = self._path.read_text() if self._path.exists() else ""
+            lines = map(json.loads, text.splitlines())
+            self._rows = {line["step"]: line for line in lines if line["step"] <= start}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self._path} has a line that is not as training wrote it ({error}); mend that "
+                "line, or move the file away to go on without the figures so far"
+            ) from error
 
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         row = self._rows.setdefault(step, {"step": step})
         row |= {name: round(float(value), 6) for name, value in scalars.items()}
-        draft = self._path.with_name(f".{self._path.name}")
-        draft.write_text("".join(json.dumps(line) + "\n" for line in self._rows.values()))
-        draft.replace(self._path)  # kill -9 while writing must not lose earlier lines
+        # Replaced whole: kill -9 while writing must not lose earlier lines.
+        replace_text(self._path, "".join(json.dumps(line) + "\n" for line in self._rows.values()))
 
 
 def make_writer(workdir: str, start: int, total_steps: int) -> metric_writers.MetricWriter:

@@ -64,11 +64,14 @@ def run(main: Callable[[], int | None], *, sigterm: int | None = None) -> None:
     sys.exit(status)
 
 
-def disk_failure(error: BaseException) -> str | None:
-    """The sentence for an error of the operating system, None for any other.
+def disk_failure(error: BaseException | None) -> str | None:
+    """The sentence for an error that the operating system caused, None for any other.
 
-    TensorFlow and TensorStore raise classes of their own, with the system's words in the message.
+    TensorFlow and TensorStore raise classes of their own, with the system's words in the message;
+    threads pass on others in a chain.
     """
+    if error is None:
+        return None
     if isinstance(error, OSError):
         return explain(error)
     text = str(error)
@@ -76,7 +79,7 @@ def disk_failure(error: BaseException) -> str | None:
         if (words := os.strerror(number)) in text:
             path = re.search(r"(?:^|[\s'\"])(/[^\s'\";]+)", text)
             return f"{path[1]}: {words}{mend}" if path else f"{words}{mend}"
-    return None
+    return disk_failure(error.__cause__ or error.__context__)
 
 
 def explain(error: OSError) -> str:

@@ -1,8 +1,8 @@
 """Ctrl-C, and where a command wants it SIGTERM, end the process with one line on stderr.
 
 Python alone is not enough for that: its handler waits for a library's C code, such as a compiler
-that runs for minutes; a KeyboardInterrupt inside an import or a destructor gets lost or becomes
-another exception; and threads and worker processes print tracebacks of their own.
+that runs for minutes; a KeyboardInterrupt inside an import or a destructor is printed, gets lost or
+becomes another exception; and threads and worker processes print tracebacks of their own.
 """
 
 import _thread
@@ -45,8 +45,9 @@ class Interruption:
             self._end(self._arrived)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._arrived is not None:  # a second one: the user does not want to wait
-            self._end(self._arrived)
+        # At once if it is the second one, or inside an import: C code there prints what it meets.
+        if self._arrived is not None or _is_importing(frame):
+            self._end(signal.Signals(number))
         self._arrived = signal.Signals(number)
         raise KeyboardInterrupt
 
@@ -70,6 +71,14 @@ class Interruption:
             line = f"{number.name}: run the same command to continue"
         os.write(2, f"{line}\n".encode())
         end_now(self._statuses[number])
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def end_now(status: int) -> NoReturn:

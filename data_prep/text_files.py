@@ -35,5 +35,9 @@ def replace_text(path: Any, text: str) -> None:
       path: a pathlib.Path or epath.Path; its folder must exist.
     """
     draft = path.with_name(f".{path.name}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:  # Python does not say which file a full disk has no room for
+        error.filename = error.filename or str(path)
+        raise
