@@ -69,12 +69,12 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
     """
     import jax
 
+    from cbam_flax.evaluate.run import conclusion, evaluate_workdir
+    from cbam_flax.train import train
+
     # Process 0 stands for all processes of a run.
     lock = locks.hold(os.path.join(workdir, ".training.lock"), "trained")
     with lock if jax.process_index() == 0 else contextlib.nullcontext():
-        from cbam_flax.evaluate.run import conclusion, evaluate_workdir
-        from cbam_flax.train import train
-
         status = train(config, workdir)
         if status == 0:
             for split in config.evaluate.at_end:

@@ -156,6 +156,10 @@ def _discard(draft: epath.Path, parent: epath.Path) -> None:
     draft.rmtree(missing_ok=True)
 
 
+def _is_remote(folder: epath.Path) -> bool:
+    return "://" in os.fspath(folder)
+
+
 def _publish(draft: epath.Path, variant: str, folder: epath.Path) -> None:
     """Puts the new records in the place of the old ones.
 
@@ -167,7 +171,7 @@ def _publish(draft: epath.Path, variant: str, folder: epath.Path) -> None:
     if not common.exists():  # the name of TFDS's default config, for all variants
         with contextlib.suppress(OSError):  # another variant's preparation was faster
             (draft / folder.parents[1].name / ".config").rename(common)
-    if "://" in os.fspath(folder):
+    if _is_remote(folder):
         (folder / "manifest.json").unlink(missing_ok=True)
         (new / "manifest.json").rename(draft / "manifest")
         folder.rmtree(missing_ok=True)
