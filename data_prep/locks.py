@@ -82,8 +82,8 @@ def _folder(folder: Any) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     finally:
-        with contextlib.suppress(OSError):  # not empty, which is the usual end
-            for one in made:
+        for one in made:
+            with contextlib.suppress(OSError):  # not empty, which is the usual end
                 os.rmdir(one)
 
 

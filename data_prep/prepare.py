@@ -95,13 +95,15 @@ def prepare_rsna(args: argparse.Namespace) -> None:
             "of the image; give the official mapping's file or --mapping=download, or choose "
             "--split=image, which leaks"
         )
-    records, _ = rsna.plan_records(raw, patients, args.split)
+    records, refused = rsna.plan_records(raw, patients, args.split)
     sizes = Counter(record.split for record in records)
     for split in rsna.SPLITS:
         if not sizes[split]:
+            strangers = sum(refusal.code == "no_patient" for refusal in refused.values())
+            mend = f"; {mapping} names no patient for {strangers} others" if strangers else ""
             raise UserError(
                 f"the {split} split would be empty: {len(records)} usable images are too few for "
-                f"--split={args.split}; give more films"
+                f"--split={args.split}{mend}; give more films"
             )
     if args.split != "patient":
         shared = "patients" if args.split == "image" else "patients and even films"

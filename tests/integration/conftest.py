@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A function (size, script, **subprocess options): runs a shell script with a disk of this size.
+    """A function (size, script, **options of subprocess): runs a shell script with such a disk.
 
     The disk is at `$disk`, empty, and gone at the end. Skips where a user may not mount one.
     """
