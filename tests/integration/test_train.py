@@ -49,9 +49,13 @@ def run(line, environment):
     return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
+def start(line, environment):
+    return subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
 def run_until(line, environment, mark, what):
     """Starts a command, sends the signal when a line of its log holds the mark, waits."""
-    process = subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    process = start(line, environment)
     for text in process.stderr:
         if mark in text:
             process.send_signal(what)
