@@ -68,7 +68,7 @@ def disk_failure(error: BaseException | None) -> str | None:
     """The sentence for an error that the operating system caused, None for any other.
 
     TensorFlow and TensorStore raise classes of their own, with the system's words in the message;
-    threads pass on others in a chain.
+    what comes from a thread may have it as its cause.
     """
     if error is None:
         return None
@@ -79,7 +79,7 @@ def disk_failure(error: BaseException | None) -> str | None:
         if (words := os.strerror(number)) in text:
             path = re.search(r"(?:^|[\s'\"])(/[^\s'\";]+)", text)
             return f"{path[1]}: {words}{mend}" if path else f"{words}{mend}"
-    return disk_failure(error.__cause__ or error.__context__)
+    return disk_failure(error.__cause__)
 
 
 def explain(error: OSError) -> str:
