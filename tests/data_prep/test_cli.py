@@ -123,7 +123,7 @@ def test_a_signal_is_one_line_wherever_it_arrives(tmp_path, name, status, line, 
     code = {
         "import": "import stuck",
         "destructor": "Loud(); time.sleep(600)",
-        "C code": "threading.Timer(0, stop).start(); deaf()",
+        "C code": "threading.Timer(0.3, stop).start(); deaf()",
         "another exception": "convert()",
     }[where]
     done = subprocess.run(
