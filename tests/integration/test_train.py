@@ -262,10 +262,10 @@ def test_a_full_disk_is_one_sentence_and_with_room_the_same_command_goes_on(
     done = small_disk(
         "4m",
         f"head -c 3400k /dev/zero > $disk/other && {train}; echo status $?; rm $disk/other; "
-        f"echo again >&2; {train}; echo status $?; cat $disk/run/metrics.jsonl",
+        f"echo the second run >&2; {train}; echo status $?; cat $disk/run/metrics.jsonl",
         env=environment,
     )
-    first, then = done.stderr.split("again\n")
+    first, then = done.stderr.split("the second run\n")
     assert "Traceback" not in done.stderr
     [sentence] = [text for text in first.splitlines() if "No space left" in text]
     assert sentence.startswith("error: /")
