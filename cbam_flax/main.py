@@ -4,9 +4,10 @@
 
 Any key of the config can be set: --config.batch_size=32 --config.duration.steps=100. The same
 command again continues a run that was interrupted. Exit status: 0 finished, 2 something to mend
-(one sentence says what), 75 stopped by SIGTERM after a save.
+(one sentence says what), 75 stopped by SIGTERM, after a save where a step was done.
 """
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -16,7 +17,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from cbam_flax import command_line
-from data_prep import cli
+from data_prep import cli, locks
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/, or one like them")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run, local or gs://")
@@ -28,18 +29,24 @@ DISTRIBUTED = flags.DEFINE_bool(
 COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "with --coordinator_address")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "with --coordinator_address")
+REPORT_SECONDS = 7 * 24 * 3600
 PARSER = command_line.parser(__name__, needed=("config", "workdir"))
 
 
 def main() -> int:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     _log_own_lines()
 
     import jax
 
     if DISTRIBUTED.value:
-        jax.distributed.initialize(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        jax.distributed.initialize(
+            COORDINATOR.value,
+            NUM_PROCESSES.value,
+            PROCESS_ID.value,
+            # The others wait at their end while process 0 makes the report. A process that dies is
+            # noticed by its missing heartbeat, not by this.
+            shutdown_timeout_seconds=REPORT_SECONDS,
+        )
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "cbam_flax", "jax"))
@@ -58,24 +65,33 @@ def train_and_evaluate(config: ConfigDict, workdir: str) -> int:
         0 when finished, 75 when a signal stopped the training after a save.
 
     Raises:
-        UserError: as `train.train` and `evaluate.evaluate_workdir`.
+        UserError: as `train.train` and `evaluate.evaluate_workdir`, or another process trains here.
     """
+    import jax
+
     from cbam_flax.evaluate.run import conclusion, evaluate_workdir
     from cbam_flax.train import train
 
-    status = train(config, workdir)
-    if status == 0:
-        for split in config.evaluate.at_end:
-            logging.info("evaluating that checkpoint on the %s split", split)
-            metrics = evaluate_workdir(workdir, split)
-            for line in conclusion(workdir, metrics):
-                logging.info("%s", line)
-    return status
+    # Process 0 stands for all processes of a run.
+    lock = locks.hold(os.path.join(workdir, ".training.lock"), "trained")
+    with lock if jax.process_index() == 0 else contextlib.nullcontext():
+        status = train(config, workdir)
+        if status == 0:
+            for split in config.evaluate.at_end:
+                logging.info("evaluating that checkpoint on the %s split", split)
+                metrics = evaluate_workdir(workdir, split)
+                for line in conclusion(workdir, metrics):
+                    logging.info("%s", line)
+        return status
 
 
 def _log_own_lines() -> None:
     """Of what comes through absl: INFO lines of this project, errors of orbax (it warns of what is
-    meant) and warnings of everybody else, without absl's prefix."""
+    meant) and warnings of everybody else, without absl's prefix.
+
+    Not a failing disk, which every thread that writes reports with a traceback: the training loop
+    raises the same error.
+    """
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
     handler.setFormatter(None)
@@ -83,11 +99,20 @@ def _log_own_lines() -> None:
 
     def wanted(record: LogRecord) -> bool:
         path = pathlib.Path(record.pathname)
-        level = INFO if path.is_relative_to(own) else ERROR if "orbax" in path.parts else WARNING
-        return record.levelno >= level
+        if path.is_relative_to(own):
+            return record.levelno >= INFO
+        error = record.exc_info[1] if record.exc_info else RuntimeError(record.getMessage())
+        level = ERROR if "orbax" in path.parts else WARNING
+        return record.levelno >= level and cli.disk_failure(error) is None
 
     handler.addFilter(wanted)
 
 
 if __name__ == "__main__":
-    cli.run(lambda: app.run(lambda _: sys.exit(main()), flags_parser=PARSER))
+    # Before the config is read, whose imports would choose another level.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    cli.run(
+        lambda: app.run(lambda _: sys.exit(main()), flags_parser=PARSER),
+        sigterm=cli.INTERRUPTED,
+    )

@@ -2,9 +2,7 @@
 
 import functools
 import signal
-import sys
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,9 +19,7 @@ from cbam_flax import step as step_lib
 from cbam_flax.augment import augment
 from cbam_flax.evaluate.validation import validate
 from cbam_flax.models import create_model
-from data_prep.cli import UserError
-
-INTERRUPTED = 75  # exit status after a save on SIGTERM (EX_TEMPFAIL): the same command resumes
+from data_prep.cli import INTERRUPTED, UserError
 
 
 def train(config: ConfigDict, workdir: str) -> int:
@@ -125,7 +121,8 @@ def train(config: ConfigDict, workdir: str) -> int:
         ),
     )
     interrupted = threading.Event()
-    _on_sigterm(interrupted.set)
+    if alone := jax.process_count() == 1:  # else orbax finds a common step: `reached_preemption`
+        on_sigterm = signal.signal(signal.SIGTERM, lambda *_: interrupted.set())
 
     def out_of_patience(step: int) -> bool:
         waited = (step - (manager.best_step() or step)) // evaluate_every
@@ -190,17 +187,9 @@ def train(config: ConfigDict, workdir: str) -> int:
         auroc = found[checkpoint.BEST]
         logging.info("best checkpoint: step %d, validation AUROC %.4f", best, auroc)
     manager.close()
-    _on_sigterm(lambda: sys.exit(INTERRUPTED))  # nothing is left to save
+    if alone:
+        signal.signal(signal.SIGTERM, on_sigterm)  # nothing is left to save
     return INTERRUPTED if interrupted.is_set() else 0
-
-
-def _on_sigterm(action: Callable[[], None]) -> None:
-    """Runs this on SIGTERM instead of ending the process.
-
-    With several processes orbax agrees on a common step instead (`reached_preemption`).
-    """
-    if jax.process_count() == 1:
-        signal.signal(signal.SIGTERM, lambda *_: action())
 
 
 def _write_augmented(

@@ -6,9 +6,13 @@ import io
 import math
 import operator
 import os
+import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
+
+from data_prep.interruption import Interruption, end_now
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -20,9 +24,12 @@ MENDS = {
     errno.EACCES: "; change its permissions or choose another place",
     errno.EPERM: "; change its permissions or choose another place",
     errno.EROFS: "; choose a place that can be written",
+    errno.ENOTDIR: "; give a path whose parents are folders",
+    errno.EEXIST: "; choose another path",
     errno.ENAMETOOLONG: "; choose a shorter path",
     errno.EIO: "; the disk or its connection fails: check it and run the same command again",
 }
+INTERRUPTED = 75  # exit status of what SIGTERM has stopped (EX_TEMPFAIL): run it again to continue
 PROGRESS_SECONDS = 10.0  # between two lines of progress in a log file
 PROGRESS_LINES = 20  # of one piece of work in a log file, at most
 
@@ -31,26 +38,51 @@ class UserError(Exception):
     """Something the caller can mend; the message is one sentence that names it and the mend."""
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[[], int | None], *, sigterm: int | None = None) -> None:
     """Runs `main` and exits with its status (None is 0).
 
-    A `UserError`, and a disk, folder or file that fails, become one line on stderr and status 2,
-    Ctrl-C becomes 130; neither shows a traceback. Anything else is a defect of this project and
-    keeps its traceback.
+    A `UserError`, and a disk, folder or file that fails, become one line on stderr and status 2;
+    Ctrl-C becomes one line and 130, SIGTERM one line and the status `sigterm`, if that is given.
+    None of them shows a traceback. Anything else is a defect of this project and keeps its own.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path need not be UTF-8
+    interruption = Interruption(
+        {signal.SIGINT: 130} | ({} if sigterm is None else {signal.SIGTERM: sigterm})
+    )
     try:
-        sys.exit(main() or 0)
+        try:
+            status = main() or 0
+        finally:
+            interruption.end_if_arrived()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        status = 2
+    except Exception as error:
+        if (sentence := disk_failure(error)) is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        end_now(2)  # threads that write to the same disk would each report it once more
+    sys.exit(status)
+
+
+def disk_failure(error: BaseException | None) -> str | None:
+    """The sentence for an error that the operating system caused, None for any other.
+
+    TensorFlow and TensorStore raise classes of their own, with the system's words in the message;
+    what comes from a thread may have it as its cause.
+    """
+    if error is None:
+        return None
+    if isinstance(error, OSError):
+        return explain(error)
+    text = str(error)
+    for number, mend in MENDS.items():
+        if (words := os.strerror(number)) in text:
+            path = re.search(r"(?:^|[\s'\"])(/[^\s'\";]+)", text)
+            return f"{path[1]}: {words}{mend}" if path else f"{words}{mend}"
+    return disk_failure(error.__cause__)
 
 
 def explain(error: OSError) -> str:

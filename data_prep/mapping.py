@@ -20,7 +20,7 @@ def read_mapping(path: Path) -> dict[str, str]:
     An id that the file gives to two patients maps to "", so that it is refused and not guessed.
 
     Raises:
-      UserError: the file is missing or not such a mapping.
+      UserError: the file is missing, empty or not such a mapping.
     """
     try:
         patients: dict[str, str] = {}
@@ -28,7 +28,6 @@ def read_mapping(path: Path) -> dict[str, str]:
             image_id, patient = str(entry["subset_img_id"]), str(entry["img_id"]).split("_")[0]
             if patients.setdefault(image_id, patient) != patient:
                 patients[image_id] = ""
-        return patients
     except OSError as error:
         raise UserError(
             f"cannot read the mapping {path} ({error.strerror}); give its file or 'download'"
@@ -38,6 +37,9 @@ def read_mapping(path: Path) -> dict[str, str]:
             f"{path} is not the challenge's mapping, a JSON list of objects with img_id and "
             f"subset_img_id; get it from {URL} or give --mapping=download"
         ) from error
+    if not patients:
+        raise UserError(f"{path} maps no image to a patient; give the challenge's mapping")
+    return patients
 
 
 def find_mapping(argument: str, data_dir: str) -> Path:

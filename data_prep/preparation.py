@@ -1,23 +1,42 @@
-"""Runs a builder once: whole or not at all, one process at a time, and not again when done."""
+"""Runs a builder once: whole or not at all, one process at a time, and not again when done.
+
+TFDS writes into a draft beside the records that it may replace, so these stay until the new ones
+are whole, hashed and have their manifest:
+
+    DATA_DIR/<name>/<config>/.prepare-XXXXXXXX/prepare.json                the mark: a draft of ours
+                                              /<name>/<config>/<version>/  the new records
+                                              /replaced/                   the old ones, at the end
+                            /<version>/
+"""
 
 import contextlib
-import fcntl
 import io
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
 
-from data_prep import manifest
+from data_prep import locks, manifest
 from data_prep.cli import UserError, progress
+
+MARK = "prepare.json"
+# What may lie among records: files of TFDS, of `prepare`, and the images that training decoded.
+OWN = re.compile(
+    r"\w+-\w+\.tfrecord-\d+-of-\d+|\w+\.labels\.txt|(dataset_info|features)\.json|LICENSE"
+    r"|manifest\.json(\.tmp)?|rejected\.csv|\.?decoded-v\d+.*"
+)
 
 
 def prepare_once(
-    builder: Any,
+    make_builder: Callable[..., Any],
+    data_dir: str | os.PathLike[str],
+    variant: str,
     *,
     settings: dict[str, Any],
     tables: Sequence[epath.Path],
@@ -26,10 +45,12 @@ def prepare_once(
     max_rejected: float,
     overwrite: bool,
 ) -> None:
-    """Writes the records, then the manifest, unless a manifest says that it was done.
+    """Writes the records with their manifest, unless a manifest says that it was done.
 
     Args:
-      builder: a TFDS builder with `outcomes`, one line per input for the manifest.
+      make_builder: data_dir -> a TFDS builder with `outcomes`, one line per input for the manifest.
+      data_dir: where the data sets are.
+      variant: the builder's `name/config/version`.
       settings: what the manifest says of the preprocessing and the splits.
       tables: input files whose content makes a difference.
       films: input files that are too many to be read twice.
@@ -38,30 +59,28 @@ def prepare_once(
       overwrite: whether to replace records that were made from other inputs.
 
     Raises:
-      UserError: too many inputs refused, an empty split, records of other inputs in the place, or
-        another process preparing the same.
+      UserError: too many inputs refused, an empty split, records of other inputs in the place,
+        foreign files among them, or another process preparing the same.
     """
-    folder = epath.Path(builder.data_dir)
+    folder = epath.Path(data_dir).expanduser() / variant
     fingerprint = manifest.fingerprint_inputs(tables, films, settings)
-    with _claimed(folder):
-        done = _read_manifest(folder)
-        if done and done["inputs_sha256"] == fingerprint:
+    if _prepared_from(folder) == fingerprint:  # needs no place that can be written
+        print(f"{folder} is already prepared from these inputs")
+        return
+    with locks.hold(folder.parent / ".prepare.lock", "prepared"):
+        for leftover in folder.parent.glob(".prepare-*"):
+            _discard(leftover, folder.parent)
+        if _prepared_from(folder) == fingerprint:
             print(f"{folder} is already prepared from these inputs")
             return
-        if done and not overwrite:
-            raise UserError(
-                f"{folder} was prepared from inputs that have changed since; give another "
-                "--data_dir to keep it, or --overwrite to replace it"
-            )
-        # What an interrupted run left: records without a manifest, and drafts.
-        for leftover in (folder, *_drafts(folder)):
-            leftover.rmtree(missing_ok=True)
-        try:
+        _check_replaceable(folder, overwrite)
+        with _draft(folder) as draft:
+            builder = make_builder(data_dir=os.fspath(draft))
             _run(builder, download_config, max_rejected)
             splits = _summarise(builder)
             counts = manifest.count_outcomes(builder.outcomes)
             manifest.write_manifest(
-                folder,
+                draft / variant,
                 {
                     "schema": manifest.SCHEMA,
                     "dataset": builder.info.full_name,
@@ -74,12 +93,8 @@ def prepare_once(
                     ),
                 },
             )
-        except BaseException:
-            folder.rmtree(missing_ok=True)
-            raise
-        finally:
-            for draft in _drafts(folder):
-                draft.rmtree(missing_ok=True)
+            _check_replaceable(folder, overwrite)  # again, because hours may have passed
+            _publish(draft, variant, folder)
     print(f"{folder}: {counts['accepted']:,} radiographs accepted, {counts['rejected']:,} refused")
     for code, count in counts["by_code"].items():
         print(f"  {count} {code}")
@@ -92,10 +107,82 @@ def prepare_once(
         )
 
 
-def _drafts(folder: epath.Path) -> list[epath.Path]:
-    """What only a preparation that is still running, or was killed, has beside `folder`."""
-    tfds_drafts = folder.parent.glob(f"incomplete.*_{folder.name}")
-    return [*tfds_drafts, manifest.outcomes_dir(folder)]
+def _prepared_from(folder: epath.Path) -> str | None:
+    """The fingerprint of the inputs in the manifest; None without a manifest that can be read."""
+    try:
+        return json.loads((folder / "manifest.json").read_text())["inputs_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _check_replaceable(folder: epath.Path, overwrite: bool) -> None:
+    """Refuses a folder with records, but with `overwrite`; one with files of others always."""
+    if not folder.exists():
+        return
+    names = sorted(path.name for path in folder.iterdir())
+    if foreign := [name for name in names if not OWN.fullmatch(name)]:
+        raise UserError(
+            f"{folder} holds {', '.join(foreign[:3])}, which prepare did not write and will not "
+            "delete; move that away, or give another --data_dir"
+        )
+    if names and not overwrite:
+        what = "was prepared from inputs that have changed since"
+        if _prepared_from(folder) is None:
+            what = "holds records without a whole manifest, perhaps written by tfds.load"
+        raise UserError(
+            f"{folder} {what}; give another --data_dir to keep it, or --overwrite to replace it"
+        )
+
+
+@contextlib.contextmanager
+def _draft(folder: epath.Path) -> Iterator[epath.Path]:
+    draft = folder.parent / f".prepare-{uuid.uuid4().hex[:8]}"
+    draft.mkdir()
+    try:
+        (draft / MARK).write_text(json.dumps({"version": folder.name}))
+        yield draft
+    finally:
+        _discard(draft, folder.parent)
+
+
+def _discard(draft: epath.Path, parent: epath.Path) -> None:
+    """Removes a draft; first puts back the old records, if it ended between the two renames."""
+    try:
+        folder = parent / json.loads((draft / MARK).read_text())["version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError):  # not ours unless empty: killed before the mark
+            os.rmdir(draft)
+        return
+    if (draft / "replaced").exists() and not folder.exists():
+        (draft / "replaced").rename(folder)
+    draft.rmtree(missing_ok=True)
+
+
+def _is_remote(folder: epath.Path) -> bool:
+    return "://" in os.fspath(folder)
+
+
+def _publish(draft: epath.Path, variant: str, folder: epath.Path) -> None:
+    """Puts the new records in the place of the old ones.
+
+    A disk takes two renames for it, and what kill -9 leaves between them the next run puts right.
+    On gs:// a rename copies file after file: there the manifest goes first and comes last, so that
+    nobody takes a half for the whole, but after kill -9 in these seconds neither is there.
+    """
+    new, common = draft / variant, folder.parents[1] / ".config"
+    if not common.exists():  # the name of TFDS's default config, for all variants
+        with contextlib.suppress(OSError):  # another variant's preparation was faster
+            (draft / folder.parents[1].name / ".config").rename(common)
+    if _is_remote(folder):
+        (folder / "manifest.json").unlink(missing_ok=True)
+        (new / "manifest.json").rename(draft / "manifest")
+        folder.rmtree(missing_ok=True)
+        new.rename(folder)
+        (draft / "manifest").rename(folder / "manifest.json")
+    else:
+        if folder.exists():
+            folder.rename(draft / "replaced")
+        new.rename(folder)
 
 
 def _run(builder: Any, config: tfds.download.DownloadConfig, max_rejected: float) -> None:
@@ -131,33 +218,3 @@ def _summarise(builder: Any) -> dict[str, Any]:
         )
         for split, info in builder.info.splits.items()
     }
-
-
-def _read_manifest(folder: epath.Path) -> dict[str, Any] | None:
-    try:
-        return json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError):
-        return None
-
-
-@contextlib.contextmanager
-def _claimed(folder: epath.Path) -> Iterator[None]:
-    """One preparation of a folder at a time. The lock goes with the process that holds it."""
-    if "://" in os.fspath(folder):  # an object store has no locks
-        yield
-        return
-    variant = folder.parent
-    variant.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(variant, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise UserError(f"another process is preparing {variant}; wait for its end") from None
-    finally:
-        os.close(descriptor)
-        if not os.listdir(variant):  # nothing half-made stays after an error
-            variant.rmdir()
-            dataset = variant.parent
-            if os.listdir(dataset) in ([], [".config"]):  # the second is TFDS's
-                dataset.rmtree()

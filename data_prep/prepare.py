@@ -2,10 +2,12 @@
 
 import argparse
 import dataclasses
+import functools
 import logging
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from data_prep import cli
@@ -93,13 +95,15 @@ def prepare_rsna(args: argparse.Namespace) -> None:
             "of the image; give the official mapping's file or --mapping=download, or choose "
             "--split=image, which leaks"
         )
-    records, _ = rsna.plan_records(raw, patients, args.split)
+    records, refused = rsna.plan_records(raw, patients, args.split)
     sizes = Counter(record.split for record in records)
     for split in rsna.SPLITS:
         if not sizes[split]:
+            strangers = sum(refusal.code == "no_patient" for refusal in refused.values())
+            mend = f"; {mapping} names no patient for {strangers} others" if strangers else ""
             raise UserError(
                 f"the {split} split would be empty: {len(records)} usable images are too few for "
-                f"--split={args.split}; give more films"
+                f"--split={args.split}{mend}; give more films"
             )
     if args.split != "patient":
         shared = "patients" if args.split == "image" else "patients and even films"
@@ -113,15 +117,16 @@ def prepare_rsna(args: argparse.Namespace) -> None:
 
     how = Preprocessing(args.image_size, args.aspect, args.interpolation, args.voi)
     config = RsnaConfig.of(how, args.split)
-    builder = Builder(
+    make_builder = functools.partial(
+        Builder,
         config=Builder.builder_configs.get(config.name, config),
-        data_dir=args.data_dir,
         mapping_file=os.fspath(mapping) if mapping else "",
         workers=args.workers,
         use_beam=bool(args.beam_options),
     )
     tables = [raw / rsna.LABELS, raw / rsna.CLASSES, *([mapping] if mapping else [])]
-    _run(args, builder, how, args.split, tables, rsna.list_images(raw))
+    variant = f"{Builder.name}/{config.name}/{Builder.VERSION}"
+    _run(args, make_builder, variant, how, args.split, tables, rsna.list_images(raw))
 
 
 def prepare_pneumonia_mnist(args: argparse.Namespace) -> None:
@@ -132,12 +137,20 @@ def prepare_pneumonia_mnist(args: argparse.Namespace) -> None:
     from data_prep.radiographs import Preprocessing
 
     read_archive(args.raw)
-    builder = Builder(config="28px", data_dir=args.data_dir, archive=args.raw)
-    _run(args, builder, Preprocessing(image_size=28), "official", [epath.Path(args.raw)], [])
+    make_builder = functools.partial(Builder, config="28px", archive=args.raw)
+    variant = f"{Builder.name}/28px/{Builder.VERSION}"
+    how, tables = Preprocessing(image_size=28), [epath.Path(args.raw)]
+    _run(args, make_builder, variant, how, "official", tables, films=[])
 
 
 def _run(
-    args: argparse.Namespace, builder: Any, how: Any, scheme: str, tables: list, films: list
+    args: argparse.Namespace,
+    make_builder: Callable[..., Any],
+    variant: str,
+    how: Any,
+    scheme: str,
+    tables: list,
+    films: list,
 ) -> None:
     import tensorflow_datasets as tfds
 
@@ -150,7 +163,9 @@ def _run(
 
         options["beam_options"] = parse_options(args.beam_options)
     prepare_once(
-        builder,
+        make_builder,
+        args.data_dir,
+        variant,
         settings={"split_scheme": scheme, "preprocessing": dataclasses.asdict(how)},
         tables=tables,
         films=films,

@@ -63,6 +63,8 @@ def replace_text(path: Any, text: str) -> None:
     try:
         draft.write_text(text, encoding="utf-8")
         draft.replace(path)
-    except OSError:
+    except OSError as error:
         draft.unlink(missing_ok=True)
+        # Python does not say which file a full disk has no room for.
+        error.filename = error.filename or str(path)
         raise

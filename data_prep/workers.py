@@ -52,7 +52,8 @@ class Worker:
     def _start(self) -> None:
         self.connection, child = _CONTEXT.Pipe()
         self._process = _CONTEXT.Process(target=_serve, args=(child, *self._arguments), daemon=True)
-        self._process.start()
+        with _without_sigint():
+            self._process.start()
         child.close()
         self._has_started = False
         self._deadline = time.monotonic() + _START_SECONDS
@@ -155,20 +156,31 @@ class _Raised:
     text: str
 
 
+@contextlib.contextmanager
+def _without_sigint() -> Iterator[None]:
+    """A process started here never sees Ctrl-C: that ends the parent, and the parent's end this."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(connection: Connection, function: Callable[[Any], Any], memory_bytes: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and that ends this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be blocked
     _limit_memory(memory_bytes)
-    connection.send("started")
-    while True:
-        try:
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent has gone
+        connection.send("started")
+        while True:
             task = connection.recv()
-        except EOFError:  # the parent has gone
-            return
-        try:
-            result = function(task)
-        except Exception as error:
-            result = _Raised(f"{error} on {task}\n{traceback.format_exc()}")
-        connection.send(result)
+            try:
+                result = function(task)
+            except Exception as error:
+                result = _Raised(f"{error} on {task}\n{traceback.format_exc()}")
+            connection.send(result)
 
 
 def _limit_memory(memory_bytes: int) -> None:

@@ -37,6 +37,13 @@ def test_a_resumed_run_drops_the_lines_it_will_write_again(tmp_path):
     assert [line["loss"] for line in read(tmp_path)] == [1, 2, 30]
 
 
+@pytest.mark.parametrize("line", ["{", "3", '{"loss": 1}'])
+def test_a_broken_line_of_a_run_that_goes_on_is_one_sentence(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(line)
+    with pytest.raises(UserError, match=r"metrics\.jsonl has a line"):
+        monitor.JsonlWriter(str(tmp_path), start=2)
+
+
 def test_the_console_gets_scalars_and_tensorboard_everything(tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="absl")
     writer = monitor.make_writer(str(tmp_path), start=0, total_steps=20)

@@ -1,4 +1,6 @@
+import functools
 import json
+import os
 
 import pytest
 
@@ -8,7 +10,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 import data_prep.rsna_pneumonia
-from data_prep import manifest, rsna
+from data_prep import rsna
 from data_prep.beam import parse_options
 from data_prep.preparation import prepare_once
 from data_prep.radiographs import Preprocessing
@@ -27,14 +29,15 @@ def test_beam_gives_the_same_records(rsna_folder, tmp_path):
             )
         },
     }.items():
-        builder = data_prep.rsna_pneumonia.Builder(
-            config=data_prep.rsna_pneumonia.RsnaConfig.of(Preprocessing(32)),
-            data_dir=tmp_path / way,
-            mapping_file=str(rsna_folder / "mapping.json"),
-            use_beam=way == "beam",
-        )
         prepare_once(
-            builder,
+            functools.partial(
+                data_prep.rsna_pneumonia.Builder,
+                config=data_prep.rsna_pneumonia.RsnaConfig.of(Preprocessing(32)),
+                mapping_file=str(rsna_folder / "mapping.json"),
+                use_beam=way == "beam",
+            ),
+            tmp_path / way,
+            "rsna_pneumonia/32px/1.0.0",
             settings={"split_scheme": "patient", "preprocessing": {}},
             tables=[],
             films=rsna.list_images(epath.Path(rsna_folder)),
@@ -42,7 +45,8 @@ def test_beam_gives_the_same_records(rsna_folder, tmp_path):
             max_rejected=0.1,
             overwrite=False,
         )
-        done[way] = json.loads((epath.Path(builder.data_dir) / "manifest.json").read_text())
-        assert not manifest.outcomes_dir(epath.Path(builder.data_dir)).exists()
+        variant = tmp_path / way / "rsna_pneumonia" / "32px"
+        done[way] = json.loads((variant / "1.0.0" / "manifest.json").read_text())
+        assert os.listdir(variant) == ["1.0.0"]
     assert done["beam"] == done["here"]
     assert done["beam"]["counts"]["by_code"] == {"not_dicom": 1}

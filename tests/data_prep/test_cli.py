@@ -1,10 +1,24 @@
 import errno
 import io
+import os
+import signal
+import subprocess
 import sys
 
 import pytest
 
 from data_prep import cli
+
+
+@pytest.fixture(autouse=True)
+def own_signals(monkeypatch):
+    """`cli.run` belongs to a whole process, which it may end: here it is given a part of one."""
+    before = signal.getsignal(signal.SIGINT), sys.unraisablehook
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    yield
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, before[0])
+    sys.unraisablehook = before[1]
 
 
 @pytest.fixture
@@ -54,6 +68,68 @@ def test_a_full_disk_is_one_sentence_with_the_file_and_the_mend(capsys):
     assert stopped.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: out/records: No space left on device; make room")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_library_that_quotes_the_system_is_understood(capsys, wrapped):
+    def main():
+        inner = ValueError('Error writing "/run/d/1": [OS error 28: No space left on device]')
+        if wrapped:
+            raise RuntimeError("a thread failed") from inner
+        raise inner
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(main)
+    assert stopped.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: /run/d/1: No space left on device; make room")
+
+
+# Stops itself by a signal in the middle of what `main` does.
+STOPPED = """
+import ctypes, os, signal, sys, threading, time
+from data_prep import cli, interruption
+interruption.PATIENCE_SECONDS = 0.1
+sys.path.insert(0, sys.argv[1])
+def stop():
+    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+class Loud:
+    def __del__(self):
+        stop()
+        time.sleep(600)
+def deaf():  # as a compiler is: waits for its own lock, without ever returning to Python
+    lock, c = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+    c.pthread_mutex_lock(lock)
+    c.pthread_mutex_lock(lock)
+def convert():
+    try:
+        stop()
+        time.sleep(600)
+    except KeyboardInterrupt:
+        raise ImportError("broken")
+def main():
+    exec(sys.argv[3])
+cli.run(main, sigterm=75)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "line"),
+    [("SIGINT", 130, "interrupted"), ("SIGTERM", 75, "SIGTERM: run the same command to continue")],
+)
+@pytest.mark.parametrize("where", ["import", "destructor", "C code", "another exception"])
+def test_a_signal_is_one_line_wherever_it_arrives(tmp_path, name, status, line, where):
+    (tmp_path / "stuck.py").write_text("import __main__, time; __main__.stop(); time.sleep(600)")
+    code = {
+        "import": "import stuck",
+        "destructor": "Loud(); time.sleep(600)",
+        "C code": "threading.Timer(0.3, stop).start(); deaf()",
+        "another exception": "convert()",
+    }[where]
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED, tmp_path, name, code], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (status, f"{line}\n")
 
 
 def test_a_defect_keeps_its_traceback():

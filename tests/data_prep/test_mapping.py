@@ -30,6 +30,11 @@ def test_what_is_no_mapping(tmp_path, text):
         mapping.read_mapping(tmp_path / "m.json")
 
 
+def test_an_empty_mapping_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"m\.json maps no image to a patient"):
+        mapping.read_mapping(write(tmp_path / "m.json", []))
+
+
 def test_no_mapping(tmp_path):
     with pytest.raises(UserError, match="no file"):
         mapping.find_mapping(str(tmp_path / "none.json"), str(tmp_path))

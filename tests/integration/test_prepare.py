@@ -87,21 +87,95 @@ def test_a_second_run_does_nothing(raw, prepared):
     assert (done.returncode, "already prepared" in done.stdout) == (0, True)
 
 
-def test_killed_in_the_middle_and_run_again(raw, prepared, tmp_path):
-    arguments = rsna(raw, tmp_path / "data", "--workers=1")
+def kill_in_the_middle(arguments, variant):
+    """Starts a preparation and kills it when two splits are written."""
     command = [sys.executable, "-m", "data_prep.prepare", *arguments]
-    variant = tmp_path / "data" / "rsna_pneumonia" / "64px"
     with subprocess.Popen(command) as process:
-        while not list(variant.glob("incomplete.*/*-validation.*")):  # two splits are written
+        while not list(variant.glob(".prepare-*/*/*/incomplete.*/*-validation.*")):
             assert process.poll() is None, "it ended before it could be killed"
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
-    assert not (variant / "1.0.0" / "manifest.json").exists()
+
+
+def test_killed_in_the_middle_and_run_again(raw, prepared, tmp_path):
+    arguments = rsna(raw, tmp_path / "data", "--workers=1")
+    variant = tmp_path / "data" / "rsna_pneumonia" / "64px"
+    kill_in_the_middle(arguments, variant)
+    assert not list(variant.glob("*/manifest.json"))
     assert os.listdir(variant) != []
     again = run("prepare", *arguments)
     assert again.returncode == 0, again.stderr
     assert os.listdir(variant) == ["1.0.0"]
     assert manifest_of(tmp_path / "data")["splits"] == manifest_of(prepared)["splits"]
+
+
+def test_killed_while_replacing_and_run_again(raw, prepared, tmp_path):
+    """The old records can be loaded after the kill, and the same command ends with the new ones."""
+    data = shutil.copytree(prepared, tmp_path / "data")
+    fewer = shutil.copytree(raw, tmp_path / "raw")
+    next((fewer / "stage_2_train_images").iterdir()).unlink()
+    arguments = rsna(fewer, data, "--workers=1", "--max_rejected=0.1", "--overwrite")
+    kill_in_the_middle(arguments, data / "rsna_pneumonia" / "64px")
+    assert manifest_of(data) == manifest_of(prepared)
+    test_tfds_load_reads_what_was_prepared(data)
+    again = run("prepare", *arguments)
+    assert again.returncode == 0, again.stderr
+    assert manifest_of(data)["counts"]["accepted"] == IMAGES - 1
+    assert os.listdir(data / "rsna_pneumonia" / "64px") == ["1.0.0"]
+
+
+def test_two_into_one_new_folder(raw, prepared, tmp_path):
+    command = [sys.executable, "-m", "data_prep.prepare", *rsna(raw, tmp_path / "data")]
+    both = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate() for process in both]
+    for process, (out, errors) in zip(both, said, strict=True):
+        if process.returncode != 0:  # or it came when the other had finished
+            assert process.returncode == 2
+            assert "64px is being prepared by process" in errors
+            assert errors.count("\n") == 1
+        else:
+            assert "accepted" in out or "already prepared" in out
+    assert 0 in [process.returncode for process in both]
+    assert manifest_of(tmp_path / "data")["splits"] == manifest_of(prepared)["splits"]
+
+
+def test_ctrl_c_is_one_line_and_leaves_nothing(raw, tmp_path):
+    command = [sys.executable, "-m", "data_prep.prepare", *rsna(raw, tmp_path / "data")]
+    variant = tmp_path / "data" / "rsna_pneumonia" / "64px"
+    with subprocess.Popen(
+        [*command, "--workers=2"], stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while not list(variant.glob(".prepare-*/*/*/incomplete.*/*")):
+            assert process.poll() is None, "it ended before it could be stopped"
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+        errors = process.stderr.read()
+    assert (process.returncode, errors) == (130, "interrupted\n")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("where", ["file", "file/data", 300 * "x", "data/" + 300 * "x"])
+def test_a_folder_that_cannot_be_is_one_sentence(raw, tmp_path, where):
+    (tmp_path / "file").touch()
+    done = run("prepare", *rsna(raw, tmp_path / where))
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert where in line
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(raw, small_disk):
+    arguments = " ".join(rsna(raw, "$disk/data", "--workers=1"))
+    command = f"{sys.executable} -m data_prep.prepare {arguments}"
+    done = small_disk("100k", f"{command}; echo status $?; ls -A $disk")
+    assert done.stdout.split() == ["status", "2"]
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "No space left on device; make room" in line
 
 
 def test_splits_that_leak_say_so(raw, tmp_path):

@@ -49,9 +49,13 @@ def run(line, environment):
     return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
+def start(line, environment):
+    return subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
 def run_until(line, environment, mark, what):
     """Starts a command, sends the signal when a line of its log holds the mark, waits."""
-    process = subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    process = start(line, environment)
     for text in process.stderr:
         if mark in text:
             process.send_signal(what)
@@ -199,6 +203,89 @@ def test_kill_9_loses_no_checkpoint_and_changes_no_bit(finished, prepared, envir
     done = run(line, environment)
     assert done.returncode == 0, done.stderr
     assert state_hash(tmp_path, STEPS) == state_hash(finished, STEPS)
+
+
+def test_a_second_run_in_the_workdir_is_refused_and_the_first_never_notices(
+    prepared, environment, tmp_path
+):
+    line = command(prepared, tmp_path, "--config.evaluate.at_end=()")
+    with subprocess.Popen(
+        line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    ) as one:
+        for text in one.stderr:
+            if text.startswith("step "):
+                one.send_signal(signal.SIGSTOP)  # so that it does not end before the other starts
+                break
+        second = run(line, environment)
+        one.send_signal(signal.SIGCONT)
+        one.stderr.read()
+    assert (second.returncode, one.returncode) == (2, 0)
+    [sentence] = second.stderr.splitlines()
+    assert f"{tmp_path} is being trained by process {one.pid} on " in sentence
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("what", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("mark", ["| jax._src.core", "Compiling jit(train_step"])
+def test_a_signal_before_the_first_step_is_one_line(prepared, environment, tmp_path, what, mark):
+    line = command(prepared, tmp_path)
+    line[1:1] = ["-X", "importtime"]  # says what it imports, and JAX what it compiles
+    environment = environment | {
+        "JAX_LOG_COMPILES": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    with subprocess.Popen(
+        line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    ) as one:
+        for text in one.stderr:
+            if mark in text.replace("  ", ""):
+                one.send_signal(what)
+                break
+        else:
+            pytest.fail(f"it never said {mark!r}")
+        errors = one.stderr.read()
+    assert one.returncode == {signal.SIGTERM: INTERRUPTED, signal.SIGINT: 130}[what]
+    assert "Traceback" not in errors
+    last = {signal.SIGTERM: "SIGTERM: run the same command to continue"}.get(what, "interrupted")
+    assert errors.splitlines()[-1] == last
+
+
+def test_a_full_disk_is_one_sentence_and_with_room_the_same_command_goes_on(
+    prepared, environment, small_disk
+):
+    line = command(
+        prepared, "$disk/run", "--config.evaluate.at_end=()", "--config.log_every_steps=100"
+    )
+    train = " ".join(line).replace("()", "\\(\\)")
+    done = small_disk(
+        "4m",
+        f"head -c 3400k /dev/zero > $disk/other && {train}; echo status $?; rm $disk/other; "
+        f"echo the second run >&2; {train}; echo status $?; cat $disk/run/metrics.jsonl",
+        env=environment,
+    )
+    first, then = done.stderr.split("the second run\n")
+    assert "Traceback" not in done.stderr
+    [sentence] = [text for text in first.splitlines() if "No space left" in text]
+    assert sentence.startswith("error: /")
+    assert sentence == first.splitlines()[-1]
+    assert "best checkpoint" in then
+    one, other, *lines = done.stdout.splitlines()
+    assert (one, other) == ("status 2", "status 0")
+    # Fewer steps than are averaged in one report: the last one has the mean all the same.
+    assert "loss" in json.loads(lines[-1])
+
+
+@pytest.mark.parametrize("where", ["file", 300 * "x"])
+def test_a_workdir_that_cannot_be_is_one_sentence(prepared, environment, tmp_path, where):
+    (tmp_path / "file").touch()
+    done = run(command(prepared, tmp_path / where), environment)
+    assert done.returncode == 2
+    [sentence] = done.stderr.splitlines()
+    assert sentence.startswith("error: ")
+    assert where in sentence
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_two_processes_train_the_same_as_one(finished, prepared, environment, tmp_path):
