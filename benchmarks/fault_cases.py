@@ -4,13 +4,16 @@ import functools
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from benchmarks.fault_runs import ROOT, Bench, Case
 
 
-def make_cases(bench: Bench, wanted: Sequence[str]) -> Iterator[Case]:
-    """The commands on tiny data, each in a new place and over an earlier result of its own."""
+def make_cases(bench: Bench) -> dict[str, Callable[[], Case]]:
+    """By name, the commands on tiny data, each in a new place and over an earlier result.
+
+    What lies in a case's folder before is made, by the commands themselves, when it is called.
+    """
     python = (sys.executable, "-m")
     films = "raw/stage_2_train_images"
     prepare = (
@@ -82,6 +85,11 @@ def make_cases(bench: Bench, wanted: Sequence[str]) -> Iterator[Case]:
         one = min((exported() / films).iterdir())
         return after(exported(), (*predict, f"{films}/{one.name}"))
 
+    def case(
+        name: str, start: Callable[[], pathlib.Path], line: Sequence[str], outputs: Sequence[str]
+    ) -> Case:
+        return Case(name, start(), line, outputs)
+
     records = ("data/rsna_pneumonia/28px/1.0.0",)
     evaluation = ("run/evaluation/test", "run/calibration.json")
     youden = (*evaluate, "--criterion=youden")
@@ -98,6 +106,4 @@ def make_cases(bench: Bench, wanted: Sequence[str]) -> Iterator[Case]:
         "predict": (exported, all_films, ("predictions",)),
         "predict, again": (predicted, all_films, ("predictions",)),
     }
-    for name, (start, line, outputs) in table.items():
-        if not wanted or any(name.split(",")[0].split()[0] == w or name == w for w in wanted):
-            yield Case(name, start(), line, outputs)
+    return {name: functools.partial(case, name, *parts) for name, parts in table.items()}

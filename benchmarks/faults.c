@@ -270,12 +270,21 @@ ON_PATH("link", linkat, NEEDS_ROOM, there, to,
         (int here, const char *from, int there, const char *to, int flags), here, from, there, to,
         flags)
 ON_PATH("link", symlink, NEEDS_ROOM, CWD, to, (const char *from, const char *to), from, to)
-ON_PATH("mkdir", mkdir, NEEDS_ROOM, CWD, path, (const char *path, mode_t mode), path, mode)
-ON_PATH("mkdir", mkdirat, NEEDS_ROOM, folder, path, (int folder, const char *path, mode_t mode),
-        folder, path, mode)
 ON_PATH("unlink", unlink, 0, CWD, path, (const char *path), path)
 ON_PATH("unlink", unlinkat, 0, folder, path, (int folder, const char *path, int flags), folder,
         path, flags)
 ON_PATH("unlink", remove, 0, CWD, path, (const char *path), path)
 ON_PATH("rmdir", rmdir, 0, CWD, path, (const char *path), path)
 ON_PATH("truncate", truncate, 0, CWD, path, (const char *path, off_t size), path, size)
+
+// Of a folder that is there already (makedirs asks so) nothing is changed.
+static Fate meet_mkdir(int folder, const char *path) {
+  if (syscall(SYS_faccessat, folder, path, F_OK) == 0) return PASS;
+  return meet_at("mkdir", folder, path, NEEDS_ROOM);
+}
+int mkdir(const char *path, mode_t mode) {
+  return meet_mkdir(AT_FDCWD, path) == FAIL ? -1 : REAL(mkdir)(path, mode);
+}
+int mkdirat(int folder, const char *path, mode_t mode) {
+  return meet_mkdir(folder, path) == FAIL ? -1 : REAL(mkdirat)(folder, path, mode);
+}
