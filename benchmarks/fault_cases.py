@@ -22,9 +22,10 @@ def make_cases(bench: Bench) -> dict[str, Callable[[], Case]]:
         *("--image_size=28", "--workers=1"),
     )
     main = (
-        *(*python, "cbam_flax.main", "--workdir=run", "--config.data_dir=data"),
+        *(*python, "cbam_flax.main", "--workdir=run"),
         f"--config={ROOT}/configs/demo.py:attention=none,pool=max,context=none,head=gap",
-        *("--config.image_size=28", "--config.model.width=0.0625", "--config.batch_size=8"),
+        *("--config.data_dir=data", "--config.image_size=28", "--config.batch_size=8"),
+        "--config.model.width=0.0625",
         *("--config.duration.steps=4", "--config.evaluate.every.steps=2"),
         *("--config.checkpoint.every.steps=1", "--config.log_every_steps=1"),
         "--config.evaluate.at_end=()",
