@@ -33,7 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.fault_cases import make_cases
 from benchmarks.fault_contents import content
-from benchmarks.fault_runs import Bench, Case
+from benchmarks.fault_runs import Bench, Case, Ended
 from data_prep import cli
 
 NAMED = ("create", "open", "mkdir", "rename", "link", "unlink", "rmdir")
@@ -48,6 +48,9 @@ FAULTS: dict[str, tuple[str, ...]] = {  # the calls that each can meet, as fault
     "KILL": (*NAMED, *NEEDS_ROOM, "fsync", "truncate"),
 }
 REPLACING = ("rename", "unlink", "rmdir")
+BAD_ENDINGS = ("tracebacks", "other endings")
+ENDINGS = ("sentences", "finished", "killed", *BAD_ENDINGS)
+WRONG = ("wrong, status 0", "lost", "different after the second try")  # beside bad endings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Point:
     fault: str
     number: int
     call: str
-    ending: str = ""  # sentence | finished | killed | wrong
+    ending: str  # of ENDINGS
     wrong: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -106,34 +109,37 @@ def judge(bench: Bench, case: Case, fault: str, number: int, expected: Undisturb
     folder = bench.copy(case.start)
     ended = bench.run(case.line, folder, fault, number)
     call = " ".join(ended.calls[0]) if ended.calls else "not met"
-    point = Point(case.name, fault, number, call)
-    errors = [line for line in ended.log.splitlines() if line.startswith("error: ")]
-    last = (ended.log.strip().splitlines() or ["no output"])[-1][:300]
-    if "Traceback" in ended.log:
-        point.wrong["tracebacks"] = last
-    if ended.status == 2 and len(errors) == 1:
-        point.ending = "sentences"
-    elif ended.status == 0:
-        point.ending = "finished"
-        if changed := differences(case, folder, expected):
-            point.wrong["wrong, status 0"] = changed
-    elif fault == "KILL" and ended.status == -signal.SIGKILL:
-        point.ending = "killed"
-    else:
-        point.ending = "other endings"
-        point.wrong.setdefault("other endings", f"status {ended.status}: {last}")
+    point = Point(case.name, fault, number, call, ending_of(ended, fault))
+    if point.ending in BAD_ENDINGS:
+        point.wrong[point.ending] = f"status {ended.status}: {last_line(ended)}"
+    if ended.status == 0 and (changed := differences(case, folder, expected)):
+        point.wrong["wrong, status 0"] = changed
     if gone := lost(case, folder, expected):
         point.wrong["lost"] = gone
     again = bench.run(case.line, folder)
     if again.status:
-        last = (again.log.strip().splitlines() or ["no output"])[-1][:300]
-        point.wrong["different after the second try"] = f"status {again.status}: {last}"
+        point.wrong["different after the second try"] = f"status {again.status}: {last_line(again)}"
     elif changed := differences(case, folder, expected):
         point.wrong["different after the second try"] = changed
     if "lost" not in point.wrong and (gone := lost(case, folder, expected)):
         point.wrong["lost"] = f"by the second try: {gone}"
     shutil.rmtree(folder)
     return point
+
+
+def ending_of(ended: Ended, fault: str) -> str:
+    """One of `ENDINGS`."""
+    if "Traceback" in ended.log:
+        return "tracebacks"
+    if ended.status == 2 and len(re.findall(r"^error: ", ended.log, re.M)) == 1:
+        return "sentences"
+    if ended.status == 0:
+        return "finished"
+    return "killed" if fault == "KILL" and ended.status == -signal.SIGKILL else "other endings"
+
+
+def last_line(ended: Ended) -> str:
+    return (ended.log.strip().splitlines() or ["no output"])[-1][:300]
 
 
 def differences(case: Case, folder: pathlib.Path, expected: Undisturbed) -> str:
@@ -217,10 +223,6 @@ def try_points(
                 where = f"{point.fault} at call {point.number} ({point.call})"
                 print(f"  FAILED {what}: {case.name}, {where}: {detail}", flush=True)
     return found
-
-
-ENDINGS = ("sentences", "finished", "killed", "other endings")
-WRONG = ("tracebacks", "wrong, status 0", "lost", "different after the second try")
 
 
 def table_of(points: Sequence[Point]) -> Iterator[str]:
