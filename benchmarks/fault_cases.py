@@ -91,7 +91,7 @@ def make_cases(bench: Bench) -> dict[str, Callable[[], Case]]:
     ) -> Case:
         return Case(name, start(), line, outputs)
 
-    records = ("data/rsna_pneumonia/28px/1.0.0",)
+    records = ("data/rsna_pneumonia/28px/1.0.0", "data/rsna_pneumonia/.config")
     evaluation = ("run/evaluation/test", "run/calibration.json")
     youden = (*evaluate, "--criterion=youden")
     all_films = (*predict, films)

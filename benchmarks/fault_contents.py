@@ -73,7 +73,7 @@ def _values(file: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, Mapping | list):
+    if value and isinstance(value, Mapping | list):
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, member in items:
             yield from _leaves(member, f"{name}.{key}")

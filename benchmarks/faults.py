@@ -101,6 +101,8 @@ def undisturbed(bench: Bench, case: Case) -> Undisturbed:
         output: {k: v for k, v in first[output].items() if k not in varying[output]}
         for output in case.outputs
     }
+    if empty := [output for output, values in result.items() if not values]:
+        raise cli.UserError(f"{case.name}: nothing in {', '.join(empty)} can be compared")
     return Undisturbed(calls[0], result, varying)
 
 
@@ -167,12 +169,11 @@ def lost(case: Case, folder: pathlib.Path, expected: Undisturbed) -> str:
             if after < before:
                 return f"the newest checkpoint was of step {before}, now {after}"
         elif (case.start / output).exists():
-            old = expected.of(output, case.start / output)
+            old, new = expected.of(output, case.start / output), expected.result[output]
             beside = (folder / output).parent
             # An old result that is being replaced may stand beside the new one for a moment.
             places = [folder / output, *(beside.iterdir() if beside.is_dir() else ())]
-            whole = (old, expected.result[output])
-            if expected.of(output, places[0]) != whole[1] and not any(
+            if expected.of(output, places[0]) != new and not any(
                 expected.of(output, place) == old for place in places
             ):
                 return f"{output} is neither the old nor the new"
