@@ -32,7 +32,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-typedef enum { NAMED = 1, NEEDS_ROOM = 2, ONLY_COUNTED = 4 } Needs;  // says which faults it can meet
+// What a call is; it says which faults the call can meet.
+typedef enum { NAMED = 1, NEEDS_ROOM = 2, ONLY_COUNTED = 4 } Needs;
 typedef enum { PASS, HALF, FAIL } Fate;
 
 static struct { atomic_int calls, faults; } *shared;
@@ -46,7 +47,7 @@ static void *real(const char *name) { return dlsym(RTLD_NEXT, name); }
 __attribute__((constructor)) static void start(void) {
   const char *count = getenv("FAULTS_COUNT");
   root = getenv("FAULTS_ROOT");
-    trace = getenv("FAULTS_TRACE");
+  trace = getenv("FAULTS_TRACE");
   if (!count || !root || !trace) return;
   root_length = strlen(root);
   kind = getenv("FAULTS_KIND");
@@ -195,7 +196,8 @@ PWRITE(pwrite64, off64_t)
     if (meet_fd(what, fd, needs, 0) == FAIL) return -1; \
     return REAL(name)(__VA_ARGS__); \
   }
-ON_FD("write", ssize_t, writev, NEEDS_ROOM, (int fd, const struct iovec *parts, int n), fd, parts, n)
+ON_FD("write", ssize_t, writev, NEEDS_ROOM, (int fd, const struct iovec *parts, int n), fd, parts,
+      n)
 ON_FD("write", ssize_t, pwritev, NEEDS_ROOM,
       (int fd, const struct iovec *parts, int n, off_t offset), fd, parts, n, offset)
 ON_FD("sendfile", ssize_t, sendfile, NEEDS_ROOM, (int fd, int in, off_t *offset, size_t n), fd, in,
@@ -245,7 +247,8 @@ int fclose(FILE *stream) {
 // A map that is written to can only be counted: the kernel would answer with SIGBUS.
 #define MMAP(name, offset_t) \
   void *name(void *where, size_t n, int access, int flags, int fd, offset_t offset) { \
-    if (fd >= 0 && access & PROT_WRITE && flags & MAP_SHARED) meet_fd("mmap", fd, ONLY_COUNTED, 0); \
+    if (fd >= 0 && access & PROT_WRITE && flags & MAP_SHARED) \
+      meet_fd("mmap", fd, ONLY_COUNTED, 0); \
     return REAL(name)(where, n, access, flags, fd, offset); \
   }
 MMAP(mmap, off_t)
