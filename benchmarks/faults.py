@@ -133,7 +133,7 @@ def ending_of(ended: Ended, fault: str) -> str:
     """One of `ENDINGS`."""
     if "Traceback" in ended.log:
         return "tracebacks"
-    if ended.status == 2 and len(re.findall(r"^error: ", ended.log, re.M)) == 1:
+    if ended.status == 2 and len(re.findall(r"^error: ", ended.log, re.MULTILINE)) == 1:
         return "sentences"
     if ended.status == 0:
         return "finished"
@@ -141,7 +141,9 @@ def ending_of(ended: Ended, fault: str) -> str:
 
 
 def last_line(ended: Ended) -> str:
-    return (ended.log.strip().splitlines() or ["no output"])[-1][:300]
+    """The last exception's line, else the last of all."""
+    exceptions = re.findall(r"^[\w.]*(?:Error|Exception): .*", ended.log, re.MULTILINE)
+    return (exceptions or ended.log.strip().splitlines() or ["no output"])[-1][:300]
 
 
 def differences(case: Case, folder: pathlib.Path, expected: Undisturbed) -> str:
