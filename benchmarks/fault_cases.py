@@ -66,11 +66,11 @@ def make_cases(bench: Bench) -> dict[str, Callable[[], Case]]:
         return after(data(), main)
 
     def half() -> pathlib.Path:
-        """Killed when the save of step 3 begins."""
+        """Killed when the save of the last step begins."""
         calls = bench.must(main, bench.copy(data())).calls
-        third = next(n for n, (_, path) in enumerate(calls, 1) if "/checkpoints/3" in path)
+        last = next(n for n, (_, path) in enumerate(calls, 1) if "/checkpoints/4" in path)
         folder = bench.copy(data())
-        bench.run(main, folder, "KILL", third)
+        bench.run(main, folder, "KILL", last)
         shutil.rmtree(folder / "tmp")
         return folder
 
