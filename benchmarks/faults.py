@@ -10,7 +10,7 @@ there; a full disk stays full. Every point starts from the same files and must e
 - the same command again, without a fault, ends with status 0 and the bits of a run without one.
 
 What differs between two runs without a fault (times, the id of a SavedModel) is left out of the
-comparison and printed.
+comparison and printed. Change no code meanwhile: reports and bundles name the commit.
 
     python -m benchmarks.faults
     python -m benchmarks.faults --cases prepare predict --points=all
