@@ -73,7 +73,7 @@ def _values(file: pathlib.Path) -> Iterator[tuple[str, str]]:
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    if value and isinstance(value, Mapping | list):
+    if isinstance(value, Mapping | list):  # an empty one says nothing: TFDS leaves one, or none
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, member in items:
             yield from _leaves(member, f"{name}.{key}")
