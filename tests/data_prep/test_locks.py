@@ -115,13 +115,10 @@ def test_another_host_counts_as_dead_when_it_no_longer_beats(tmp_path):
         assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
-@pytest.mark.parametrize(
-    ("started", "is_held"), [(locks._start_of(os.getpid()), True), ("another time", False)]
-)
-def test_without_locks_of_the_kernel_the_process_decides(
-    tmp_path, without_kernel, started, is_held
-):
+@pytest.mark.parametrize("is_held", [True, False])
+def test_without_locks_of_the_kernel_the_process_decides(tmp_path, without_kernel, is_held):
     path = tmp_path / "lock"
+    started = locks._start_of(os.getpid()) if is_held else "another time"
     host = os.uname().nodename
     forge(path, host=host, kernel=locks._kernel_id(), pid=os.getpid(), started=started)
     if is_held:
