@@ -80,7 +80,8 @@ def make_cases(bench: Bench) -> dict[str, Callable[[], Case]]:
 
     @functools.cache
     def exported() -> pathlib.Path:
-        return after(evaluated(), (*export, "--step=3"))
+        third = after(evaluated(), (*evaluate, "--step=3", "--name=third"))
+        return after(third, (*export, "--step=3", "--evaluation=third"))
 
     def predicted() -> pathlib.Path:
         one = min((exported() / films).iterdir())
@@ -92,7 +93,7 @@ def make_cases(bench: Bench) -> dict[str, Callable[[], Case]]:
         return Case(name, start(), line, outputs)
 
     records = ("data/rsna_pneumonia/28px/1.0.0", "data/rsna_pneumonia/.config")
-    evaluation = ("run/evaluation/test", "run/calibration.json")
+    evaluation = ("run/evaluation/test",)
     youden = (*evaluate, "--criterion=youden")
     all_films = (*predict, films)
     table: dict[str, tuple[Callable[[], pathlib.Path], Sequence[str], Sequence[str]]] = {

@@ -150,6 +150,13 @@ def is_unfinished(out: Any) -> bool:
     return _is_there(out / MARKER) and _read_marker(out)["has_draft"]
 
 
+def was_changed(out: Any, name: str) -> bool:
+    """Whether a file is not as its command left it; False where a version without marker wrote."""
+    if not _is_there(out / MARKER):
+        return False
+    return sha256(out / name) not in _read_marker(out)["files"].get(name, ())
+
+
 def sha256(path: Any) -> str:
     """Of a file, a pathlib.Path or epath.Path."""
     digest = hashlib.sha256()

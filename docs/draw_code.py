@@ -46,7 +46,7 @@ def stages(d: Drawing) -> None:
         d, right, top, "run", "config.json, data.json\ncheckpoints/\ntensorboard/\nmetrics.jsonl"
     )
     stage(d, middle, second, "evaluation", "cbam_flax/evaluate/", BLUE)
-    lines = "metrics.json, *.png\npredictions.csv\nreport.html\ncalibration.json"
+    lines = "metrics.json, *.png\npredictions.csv\nreport.html"
     figures = files(d, middle, third, "evaluation", lines)
     stage(d, right, third, "export", "cbam_flax/export/", BLUE)
     lines = "bundle.json\nmodel.stablehlo\nmodel.onnx\nsaved_model/\nMODEL_CARD.md"

@@ -1,7 +1,7 @@
 """Evaluates a checkpoint on a split: exact predictions, metrics, saliency maps, the report.
 
-Writes WORKDIR/evaluation/<name>/{metrics.json,predictions.csv,report.html,*.png}, and
-WORKDIR/calibration.json, which is fitted only on the run's validation split.
+Writes WORKDIR/evaluation/<name>/{metrics.json,predictions.csv,report.html,*.png}. The calibration
+and the operating point in it are fitted only on the run's validation split.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument(
         "--criterion",
         help="of the operating point, fitted on validation: youden, sensitivity=X or specificity=X "
-        "with X in (0, 1] (default: what WORKDIR/calibration.json has, else youden)",
+        "with X in (0, 1] (default: that of the evaluation `test` of these weights, else youden)",
     )
     parser.add_argument(
         "--prevalence",

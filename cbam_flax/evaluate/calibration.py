@@ -1,11 +1,10 @@
 """From logits to probabilities and decisions: fitted on validation, applied everywhere else.
 
-`WORKDIR/calibration.json` belongs to one checkpoint step. Nothing here ever sees a test label: what
-is fitted is a function of the validation predictions alone.
+Every evaluation folder holds its own, in metrics.json. Nothing here ever sees a test label: what is
+fitted is a function of the validation predictions alone.
 """
 
 import dataclasses
-import json
 import re
 from typing import Any
 
@@ -16,11 +15,10 @@ import sklearn.metrics
 
 from cbam_flax.evaluate import bootstrap, statistics
 from data_prep.cli import UserError
-from data_prep.text_files import read_json
 
-SCHEMA = 1
 MIN_SCALE = 0.01  # above zero, so that calibration never reorders images
 MEASURES = {"brier": "Brier score", "ece": "calibration error (ECE)"}
+_KINDS: dict[Any, tuple[type, ...]] = {float: (int, float), int: (int,), str: (str,)}
 CRITERIA = "youden, sensitivity=X or specificity=X with X in (0, 1]"
 
 
@@ -54,31 +52,25 @@ class Calibration:
         """Calibrated probability of logits, float64 of the same shape."""
         return scipy.special.expit(self.scale * np.asarray(logit, np.float64) + self.bias)
 
-    def write(self, path: Any) -> None:
-        path.write_text(json.dumps({"schema": SCHEMA} | dataclasses.asdict(self), indent=2) + "\n")
 
+def parse(values: Any, path: Any) -> Calibration:
+    """A calibration as `dataclasses.asdict` and JSON have left it.
 
-def read(path: Any) -> Calibration | None:
-    """What `Calibration.write` wrote at an epath.Path; None where there is no such file.
+    Args:
+        path: where it was read, for the message.
 
     Raises:
-        UserError: the file is of another schema, none of ours, or has values out of range.
+        UserError: a value is missing, of a wrong kind or out of range.
     """
-    if not path.exists():
-        return None
-    mend = "delete it to fit it again"
-    values = read_json(path, mend)
+    mend = "run cbam_flax.evaluate again under another --name"
     try:
-        if values.pop("schema") != SCHEMA:
-            raise ValueError("another schema")
         for field in dataclasses.fields(Calibration):
-            if field.type is float and type(values[field.name]) is int:
-                values[field.name] = float(values[field.name])
-            if type(values[field.name]) is not field.type:
-                raise ValueError(f"{field.name} is {values[field.name]!r}")
+            value = values.get(field.name)
+            if type(value) not in _KINDS.get(field.type, (dict, type(None))):
+                raise ValueError(f"{field.name} is {value!r}")
         fitted = Calibration(**values)
-    except (KeyError, OverflowError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is no calibration ({error}); {mend}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} holds no calibration ({error}); {mend}") from error
     if not (0 < fitted.scale < np.inf and np.isfinite(fitted.bias) and 0 <= fitted.threshold <= 1):
         raise UserError(f"{path} has a scale, bias or threshold out of range; {mend}")
     return fitted

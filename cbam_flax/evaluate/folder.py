@@ -9,7 +9,8 @@ import numpy as np
 
 from cbam_flax import provenance as provenance_lib
 from cbam_flax.checkpoint import Restored
-from cbam_flax.evaluate import report
+from cbam_flax.evaluate import calibration, report
+from cbam_flax.evaluate.calibration import Calibration
 from cbam_flax.evaluate.predict_split import FURTHER_COLUMNS, Predictions
 from cbam_flax.input_pipeline import Split
 from data_prep import csv_files, folders, unmarked_folder
@@ -17,7 +18,7 @@ from data_prep.cli import UserError
 from data_prep.text_files import read_json
 
 COLUMNS = ("image_id", "patient_id", "label", "probability", "logit", *FURTHER_COLUMNS)
-EVALUATE_AGAIN = "run cbam_flax.evaluate again"
+EVALUATE_AGAIN = "run cbam_flax.evaluate again, under another --name or with that moved away"
 NUMBERS = {"label": np.int64, "probability": np.float64, "logit": np.float64}
 
 
@@ -70,7 +71,7 @@ def read(folder: Any) -> tuple[dict[str, Any], Predictions]:
             f"{folder} holds no evaluation; run python -m cbam_flax.evaluate "
             f"--workdir={folder.parent.parent} first"
         )
-    metrics = read_json(folder / "metrics.json", EVALUATE_AGAIN)
+    metrics = read_metrics(folder)
     table = folder / "predictions.csv"
     rows = csv_files.read(table, COLUMNS, EVALUATE_AGAIN)
     try:
@@ -91,15 +92,16 @@ def read(folder: Any) -> tuple[dict[str, Any], Predictions]:
     return metrics, columns
 
 
-def check_metrics(metrics: dict[str, Any], path: Any) -> None:
-    """Checks what other commands need of metrics.json.
-
-    Args:
-        path: where it was read, for the message.
+def read_metrics(folder: Any) -> dict[str, Any]:
+    """metrics.json, with what other commands need of it checked.
 
     Raises:
-        UserError: something is missing or of a wrong kind.
+        UserError: it is broken, was changed since it was written, or lacks something.
     """
+    path = folder / "metrics.json"
+    metrics = read_json(path, EVALUATE_AGAIN)
+    if folders.was_changed(folder, path.name):
+        raise UserError(f"{path} was changed since it was written; {EVALUATE_AGAIN}")
     try:
         made = metrics["provenance"]
         fits = type(made["checkpoint_step"]) is int and type(made["config"]) is dict
@@ -111,6 +113,27 @@ def check_metrics(metrics: dict[str, Any], path: Any) -> None:
         raise UserError(
             f"{path} lacks its provenance, its data or a threshold from 0 to 1; {EVALUATE_AGAIN}"
         )
+    calibration.parse(metrics.get("calibration"), path)
+    return metrics
+
+
+def calibrations(workdir: Any, weights_sha256: str) -> dict[str, Calibration]:
+    """By the name of the evaluation, the calibrations of a model with these very weights.
+
+    What cannot be read is left out: it is fitted again.
+
+    Args:
+        workdir: an epath.Path.
+    """
+    found = {}
+    for path in sorted((workdir / "evaluation").glob("*/metrics.json")):
+        try:
+            metrics = read_metrics(path.parent)
+        except UserError:
+            continue
+        if metrics["provenance"].get("weights_sha256") == weights_sha256:
+            found[path.parent.name] = calibration.parse(metrics["calibration"], path)
+    return found
 
 
 def provenance(restored: Restored, split: Split) -> dict[str, Any]:

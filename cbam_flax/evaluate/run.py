@@ -21,6 +21,7 @@ from cbam_flax.evaluate import folder as evaluation_folder
 from cbam_flax.evaluate.patients import with_known_patients
 from cbam_flax.evaluate.predict_split import Predictions, predict_split
 from cbam_flax.input_pipeline import Split, load_split
+from cbam_flax.provenance import variables_sha256
 from data_prep import folders
 from data_prep.cli import UserError
 from data_prep.manifest import is_synthetic
@@ -48,8 +49,8 @@ def evaluate_workdir(
         data_dir, dataset: other prepared data than the run's, for external validation.
         step: of the checkpoint; by default the best by validation AUROC.
         name: of the folder; by default the split, with the data set before it where external.
-        criterion: of the operating point (see `calibration.fit`); by default what
-            calibration.json of this step has, else youden.
+        criterion: of the operating point (see `calibration.fit`); by default that of these
+            weights' evaluation `test`, else youden.
         explained: positive images whose saliency maps are scored against their boxes; 0: no maps.
 
     Returns:
@@ -181,18 +182,14 @@ def _calibration(
     criterion: str | None,
     validation: Callable[[], Predictions],
 ) -> calibration.Calibration:
-    """WORKDIR/calibration.json if it is of this step and criterion, else a new fit.
+    """What an evaluation of these weights with this criterion has fitted already, or a new fit.
 
     Args:
         validation: () -> predictions of the run's validation split, called only where needed.
     """
-    path = folder / "calibration.json"
-    stored = calibration.read(path)
-    if stored and stored.step == restored.step and criterion in (None, stored.criterion):
-        return stored
-    fitted = calibration.fit(
-        validation(), criterion or "youden", step=restored.step, split="validation"
-    )
-    if jax.process_index() == 0:
-        fitted.write(path)
-    return fitted
+    found = evaluation_folder.calibrations(folder, variables_sha256(restored.variables))
+    criterion = criterion or (found["test"].criterion if "test" in found else "youden")
+    for fitted in found.values():
+        if fitted.criterion == criterion:
+            return fitted
+    return calibration.fit(validation(), criterion, step=restored.step, split="validation")

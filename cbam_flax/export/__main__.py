@@ -21,6 +21,12 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the bundle to write")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the best)")
     parser.add_argument(
+        "--evaluation",
+        default="test",
+        metavar="NAME",
+        help="the evaluation whose calibration, operating point and figures it takes (test)",
+    )
+    parser.add_argument(
         *("--sign_with", "--sign-with"),
         type=pathlib.Path,
         metavar="KEY",
@@ -38,7 +44,11 @@ def main() -> None:
     from cbam_flax.export.run import export_workdir
 
     description = export_workdir(
-        arguments.workdir, arguments.out, arguments.step, arguments.sign_with
+        arguments.workdir,
+        arguments.out,
+        arguments.step,
+        arguments.sign_with,
+        arguments.evaluation,
     )
     for name, difference in description["verification"]["max_difference"].items():
         files = description["files"].items()

@@ -65,7 +65,7 @@ def model_card(run: Run, bundle: dict[str, Any]) -> str:
         "Limits": LIMITS,
         "Model": _model(run, bundle),
         "Data and split": _data(run),
-        "Results on the test split": _results(run.metrics) if run.metrics else NO_METRICS,
+        "Results": _results(run.metrics) if run.metrics else NO_METRICS,
         "Calibration and operating point": _operating_point(bundle),
         "Subgroups": _subgroups(run.metrics) if run.metrics else NO_METRICS,
         "Known shortcuts": _shortcuts(run.metrics),
@@ -116,6 +116,7 @@ def _results(metrics: dict[str, Any]) -> str:
         for row in metrics["at_prevalence"]
     ]
     return (
+        f"Evaluation `{metrics['name']}`: the {metrics['split']} split of `{metrics['dataset']}`, "
         f"{metrics['n']:,} images of {patients.described(metrics)}, "
         f"{metrics['n_positive']:,} positive. 95 % intervals from a bootstrap over "
         f"{metrics['bootstrap']['unit']}; "

@@ -33,18 +33,22 @@ def export_workdir(
     out: pathlib.Path,
     step: int | None = None,
     sign_with: pathlib.Path | None = None,
+    evaluation: str = "test",
 ) -> dict[str, Any]:
     """Writes the best checkpoint of a run, or that of `step`, as the bundle `out`.
 
     Args:
+        evaluation: of this checkpoint, whose calibration, operating point and figures the bundle
+            takes; without an evaluation `test` it is not calibrated.
         sign_with: file of an Ed25519 private key, with which bundle.json is signed.
 
     Returns:
         What bundle.json says.
 
     Raises:
-        UserError: no such run, checkpoint or key, a folder that holds something else, or an
-            artefact that does not give the training code's numbers.
+        UserError: no such run, checkpoint, evaluation or key; records that do not belong together;
+            a folder that holds something else; or an artefact that does not give the training
+            code's numbers.
     """
     key = signature.private_key(sign_with) if sign_with else None  # before minutes of work
     read = [pathlib.Path(workdir) / name for name in ("checkpoints", "evaluation")]
@@ -60,7 +64,7 @@ def export_workdir(
         earlier=earlier_bundle,
     ) as draft:
         restored = load_for_inference(workdir, step)
-        run = read_run(workdir, restored)
+        run = read_run(workdir, restored, evaluation)
         description = describe(run)
         model = create_model(restored.config.model.to_dict() | {"dtype": "float32"}, platform="any")
         card = functools.partial(model_card, run)

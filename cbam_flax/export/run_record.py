@@ -4,11 +4,11 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from cbam_flax import provenance
-from cbam_flax.evaluate import calibration
 from cbam_flax.evaluate import folder as evaluation_folder
 from cbam_flax.predict.bundle import SCHEMA
+from data_prep import folders
+from data_prep.cli import UserError
 from data_prep.manifest import SYNTHETIC_WARNING, is_synthetic, read_manifest
-from data_prep.text_files import read_json
 
 if TYPE_CHECKING:
     from cbam_flax.checkpoint import Restored
@@ -24,63 +24,72 @@ SCOPE = {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A restored checkpoint and the run's other records; None where missing."""
+    """A restored checkpoint and the run's other records."""
 
     restored: "Restored"
-    calibration: dict[str, Any]
     manifest: dict[str, Any]
-    metrics: dict[str, Any] | None  # of this checkpoint on the test split
+    metrics: dict[str, Any] | None  # of the evaluation that is exported
 
 
-def read_run(workdir: str, restored: "Restored") -> Run:
-    """Reads calibration, the data's manifest and the test metrics; `workdir` may be gs://.
+def read_run(workdir: str, restored: "Restored", evaluation: str = "test") -> Run:
+    """Reads the data's manifest and the metrics of an evaluation; `workdir` may be gs://.
+
+    Args:
+        evaluation: name of its folder. Where the run has no evaluation `test`, none is taken.
 
     Raises:
-        UserError: the prepared data, with the preprocessing, are not where the config says, or a
-            record is damaged.
+        UserError: a record is missing or damaged, or the checkpoint, its data, the evaluation and
+            its threshold do not belong together.
     """
     from etils import epath
 
     from cbam_flax.input_pipeline import record_dir
 
-    folder = epath.Path(workdir)
     config = restored.config
     records = record_dir(config.data_dir, config.dataset, config.image_size)
-    path = folder / "evaluation" / "test" / "metrics.json"
-    metrics = read_json(path, evaluation_folder.EVALUATE_AGAIN) if path.is_file() else None
-    if metrics is not None:
-        evaluation_folder.check_metrics(metrics, path)
-    if metrics and metrics["provenance"]["checkpoint_step"] != restored.step:
-        metrics = None
-    return Run(
-        restored=restored,
-        calibration=read_calibration(folder / "calibration.json", restored.step),
-        manifest=read_manifest(records),
-        metrics=metrics,
-    )
+    manifest = read_manifest(records)
+    for split, content in restored.fingerprint.items():
+        if manifest["splits"].get(split, {}).get("content_sha256") != content:
+            raise UserError(
+                f"{records} no longer holds the {split} split that the run was trained on; prepare "
+                f"the data again with the same settings"
+            )
+    folder = epath.Path(workdir) / "evaluation" / folders.check_name(evaluation)
+    metrics = None
+    if evaluation != "test" or (folder / "metrics.json").exists():
+        metrics = evaluation_folder.read_metrics(folder)
+        _check_together(metrics, restored, folder)
+    return Run(restored=restored, manifest=manifest, metrics=metrics)
 
 
-def read_calibration(path: Any, step: int) -> dict[str, Any]:
-    """Scale, bias and threshold with their source.
+def _check_together(metrics: dict[str, Any], restored: "Restored", folder: Any) -> None:
+    made, weights = metrics["provenance"], provenance.variables_sha256(restored.variables)
+    mend = "run cbam_flax.evaluate on that step, or give another --evaluation or --step"
+    if made["checkpoint_step"] != restored.step:
+        raise UserError(
+            f"{folder} is of step {made['checkpoint_step']}, and step {restored.step} is exported; "
+            f"{mend}"
+        )
+    # An evaluation by an older version does not say of which weights it is.
+    if made.get("weights_sha256", weights) != weights:
+        raise UserError(f"{folder} is of other weights than step {restored.step} has; {mend}")
+    if made.get("trained_on") != restored.fingerprint:
+        raise UserError(f"{folder} is of a model that was trained on other data; {mend}")
+    if abs(metrics["threshold"] - metrics["calibration"]["threshold"]) > 1e-5:
+        raise UserError(f"{folder} has two thresholds; {mend}")
 
-    Without a file, or with one for another checkpoint: the identity and 0.5.
-    """
-    fitted = calibration.read(path)
-    if fitted and fitted.step == step:
-        return {
-            "scale": fitted.scale,
-            "bias": fitted.bias,
-            "threshold": fitted.threshold,
-            "criterion": fitted.criterion,
-            "source": f"fitted on {fitted.n:,} images of the {fitted.split} split",
-        }
-    why = (
-        f"calibration.json is of step {fitted.step}, not of step {step}"
-        if fitted
-        else "the run has no calibration.json, which cbam_flax.evaluate writes"
-    )
-    identity = {"scale": 1.0, "bias": 0.0, "threshold": 0.5, "criterion": "fixed"}
-    return identity | {"source": f"not calibrated: {why}"}
+
+def calibration_of(run: Run) -> dict[str, Any]:
+    """Scale, bias and threshold with their source; the identity and 0.5 without an evaluation."""
+    if run.metrics is None:
+        source = "not calibrated: the run has no evaluation `test`, which cbam_flax.evaluate writes"
+        identity = {"scale": 1.0, "bias": 0.0, "threshold": 0.5, "criterion": "fixed"}
+        return identity | {"source": source}
+    fitted = run.metrics["calibration"]
+    return {
+        **{name: fitted[name] for name in ("scale", "bias", "threshold", "criterion")},
+        "source": f"fitted on {fitted['n']:,} images of the {fitted['split']} split",
+    }
 
 
 def describe(run: Run) -> dict[str, Any]:
@@ -89,7 +98,7 @@ def describe(run: Run) -> dict[str, Any]:
     config.pop("data_dir")  # a path on the training machine
     preprocessing = run.manifest["preprocessing"]
     size = preprocessing.get("image_size")  # checked with the rest before it is written
-    fitted = run.calibration
+    fitted = calibration_of(run)
     return {
         "schema": SCHEMA,
         "intended_use": "research only, not for clinical use",
@@ -120,6 +129,7 @@ def describe(run: Run) -> dict[str, Any]:
         },
         "operating_point": {key: fitted[key] for key in ("threshold", "criterion", "source")},
         "scope": SCOPE,
+        "evaluation": run.metrics and run.metrics["name"],
         "warnings": warnings(run),
         "grey_range": run.manifest["splits"]["train"].get("grey_range"),
         "fingerprints": {
@@ -140,7 +150,9 @@ def describe(run: Run) -> dict[str, Any]:
 
 def warnings(run: Run) -> list[str]:
     """What the user of a prediction must know: of the test evaluation, and that data were drawn."""
-    found = list(run.metrics["warnings"]) if run.metrics else []
+    uncalibrated = "UNCALIBRATED: the run was not evaluated; no figure is known, and the operating "
+    uncalibrated += "point is 0.5."
+    found = list(run.metrics["warnings"]) if run.metrics else [uncalibrated]
     if is_synthetic(run.manifest) and SYNTHETIC_WARNING not in found:
         found.insert(0, SYNTHETIC_WARNING)
     return found

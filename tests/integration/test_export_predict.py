@@ -59,7 +59,8 @@ def workdir(tmp_path_factory, draw_variables) -> pathlib.Path:
         },
         "counts": {"inputs": 9, "accepted": 9, "rejected": 0},
         "splits": {
-            "train": {"images": 9, "patients": 9, "positive": 4, "content_sha256": "1" * 64}
+            name: {"images": 9, "patients": 9, "positive": 4, "content_sha256": content}
+            for name, content in DATA.items()
         },
     }
     (records / "manifest.json").write_text(json.dumps(manifest))
@@ -82,8 +83,29 @@ def workdir(tmp_path_factory, draw_variables) -> pathlib.Path:
             manager, state, step=3, config=config, fingerprint=DATA, metrics={"auroc": 0.9}
         )
         manager.wait_until_finished()
-    fitted = {"schema": 1, "step": 3, "split": "validation", "n": 9, "n_positive": 4}
-    (folder / "calibration.json").write_text(json.dumps(fitted | CALIBRATION))
+    fitted = {"step": 3, "split": "validation", "n": 9, "n_positive": 4}
+    interval = {"value": 0.5, "low": 0.4, "high": 0.6}
+    metrics = {
+        **{name: interval for name in ("auroc", "sensitivity", "specificity")},
+        "name": "test",
+        "split": "test",
+        "dataset": "rsna_pneumonia",
+        "n": 9,
+        "n_positive": 4,
+        "n_patients": 9,
+        "threshold": CALIBRATION["threshold"],
+        "calibration": fitted | CALIBRATION,
+        "data": {"split_scheme": "patient"},
+        "provenance": {"checkpoint_step": 3, "trained_on": DATA, "config": {}},
+        "warnings": [],
+        "confusion": {},
+        "at_prevalence": [],
+        "subgroups": [],
+        "baselines": None,
+        "bootstrap": {"unit": "patients"},
+    }
+    (folder / "evaluation" / "test").mkdir(parents=True)
+    (folder / "evaluation" / "test" / "metrics.json").write_text(json.dumps(metrics))
     return folder
 
 

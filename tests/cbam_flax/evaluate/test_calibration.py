@@ -1,9 +1,9 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import scipy.special
-from etils import epath
 from sklearn.linear_model import LogisticRegression
 
 from cbam_flax.evaluate import calibration
@@ -84,12 +84,9 @@ def test_what_calibration_did_to_its_own_split_is_kept(predictions, tmp_path):
     assert fitted.before["brier"] == pytest.approx(raw, abs=1e-5)
     assert fitted.after["brier"] == pytest.approx(calibrated, abs=1e-5)
     assert fitted.after["ece"] < fitted.before["ece"]
-    path = epath.Path(tmp_path) / "calibration.json"
-    fitted.write(path)
-    older = json.loads(path.read_text())
+    older = dataclasses.asdict(fitted)
     del older["before"], older["after"]
-    path.write_text(json.dumps(older))
-    assert calibration.read(path).before is None
+    assert calibration.parse(older, "metrics.json").before is None
 
 
 def test_one_class_cannot_be_calibrated_on():
@@ -98,15 +95,10 @@ def test_one_class_cannot_be_calibrated_on():
         calibration.fit(predictions, "youden", step=1, split="validation")
 
 
-def test_what_is_written_is_read(tmp_path, predictions):
-    path = epath.Path(tmp_path) / "calibration.json"
-    assert calibration.read(path) is None
+def test_what_is_written_is_read(predictions):
     fitted = calibration.fit(predictions, "sensitivity=0.9", step=7, split="validation")
-    fitted.write(path)
-    assert calibration.read(path) == fitted
-    path.write_text('{"schema": 99}')
-    with pytest.raises(UserError, match="delete it"):
-        calibration.read(path)
+    stored = json.loads(json.dumps(dataclasses.asdict(fitted)))
+    assert calibration.parse(stored, "metrics.json") == fitted
 
 
 @pytest.mark.parametrize(
@@ -123,17 +115,13 @@ def test_what_is_written_is_read(tmp_path, predictions):
         {"extra": 1},
     ],
 )
-def test_values_that_cannot_be_right_are_refused(tmp_path, predictions, change):
-    path = epath.Path(tmp_path) / "calibration.json"
-    calibration.fit(predictions, "youden", step=7, split="validation").write(path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(UserError, match=r"calibration.json .*; delete it to fit it again"):
-        calibration.read(path)
+def test_values_that_cannot_be_right_are_refused(predictions, change):
+    fitted = calibration.fit(predictions, "youden", step=7, split="validation")
+    with pytest.raises(UserError, match=r"m\.json .*; run cbam_flax\.evaluate again"):
+        calibration.parse(dataclasses.asdict(fitted) | change, "m.json")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\x80", b"{}"])
-def test_a_broken_file_is_named(tmp_path, content):
-    path = epath.Path(tmp_path) / "calibration.json"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"calibration.json .*; delete it to fit it again"):
-        calibration.read(path)
+@pytest.mark.parametrize("values", [None, [], "text", {}])
+def test_what_is_no_calibration_is_named(values):
+    with pytest.raises(UserError, match=r"m\.json holds no calibration"):
+        calibration.parse(values, "m.json")

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from etils import epath
@@ -5,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from cbam_flax.evaluate import compare
 from cbam_flax.evaluate import folder as evaluation_folder
+from cbam_flax.evaluate.calibration import Calibration
 from data_prep.cli import UserError
 
 
@@ -24,7 +27,13 @@ def write_run(tmp_path, make_predictions, tiny_config):
         provenance = {"checkpoint_step": 5, "config": config.to_dict()}
         provenance |= {"weights_sha256": weights} if weights else {}
         data = {"split_scheme": "patient"}
-        metrics = {"threshold": 0.4, "provenance": provenance, "data": data}
+        fitted = Calibration(1.5, 0.0, 0.4, "youden", 5, "validation", 9, 3)
+        metrics = {
+            "threshold": 0.4,
+            "provenance": provenance,
+            "data": data,
+            "calibration": dataclasses.asdict(fitted),
+        }
         folder = epath.Path(tmp_path / name / "evaluation" / "test")
         evaluation_folder.write(folder, metrics, predictions, {}, "")
         return str(tmp_path / name)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -6,9 +7,22 @@ from etils import epath
 
 from cbam_flax import provenance
 from cbam_flax.checkpoint import Restored
+from cbam_flax.evaluate import calibration
 from cbam_flax.evaluate import folder as evaluation_folder
 from cbam_flax.input_pipeline import Split
 from data_prep.cli import UserError
+
+FITTED = calibration.Calibration(1.5, 0.0, 0.5, "youden", 1, "validation", 9, 3)
+
+
+def metrics_of(**changes):
+    """The least that other commands need."""
+    return {
+        "provenance": {"checkpoint_step": 1, "config": {}},
+        "threshold": 0.5,
+        "data": {"split_scheme": "patient"},
+        "calibration": dataclasses.asdict(FITTED),
+    } | changes
 
 
 @pytest.fixture
@@ -18,9 +32,9 @@ def folder(tmp_path):
 
 def test_what_is_written_is_read(folder, make_predictions):
     predictions = make_predictions(30)
-    evaluation_folder.write(folder, {"n": 30}, predictions, {"roc": b"png"}, "<html>")
+    evaluation_folder.write(folder, metrics_of(n=30), predictions, {"roc": b"png"}, "<html>")
     metrics, read = evaluation_folder.read(folder)
-    assert metrics == {"n": 30}
+    assert metrics == metrics_of(n=30)
     for name in ("image_id", "patient_id", "label", "logit", "view"):
         np.testing.assert_array_equal(read[name], predictions[name])
     np.testing.assert_allclose(read["probability"], predictions["probability"], atol=1e-8)
@@ -31,7 +45,7 @@ def test_what_is_written_is_read(folder, make_predictions):
 def test_columns_begin_as_documented_and_missing_is_empty(folder, make_predictions):
     predictions = make_predictions(30)
     predictions["age"][:] = np.nan
-    evaluation_folder.write(folder, {}, predictions, {}, "")
+    evaluation_folder.write(folder, metrics_of(), predictions, {}, "")
     head, first, *_ = (folder / "predictions.csv").read_text().splitlines()
     assert head.startswith("image_id,patient_id,label,probability,logit,")
     assert dict(zip(head.split(","), first.split(","), strict=True))["age"] == ""
@@ -41,7 +55,7 @@ def test_odd_names_survive_and_negative_logits_stay_numbers(folder, make_predict
     predictions = make_predictions(4)
     odd = np.array(["=1+1", "two\r\nlines", "nan", "'-7"])
     predictions |= {"image_id": odd, "patient_id": odd, "logit": np.array([-1.5, 0, 2, -0.25])}
-    evaluation_folder.write(folder, {}, predictions, {}, "")
+    evaluation_folder.write(folder, metrics_of(), predictions, {}, "")
     _, read = evaluation_folder.read(folder)
     np.testing.assert_array_equal(read["image_id"], odd)
     np.testing.assert_array_equal(read["patient_id"], odd)
@@ -50,29 +64,19 @@ def test_odd_names_survive_and_negative_logits_stay_numbers(folder, make_predict
     assert ",-1.5," in first
 
 
-def test_a_damaged_table_is_one_sentence(folder, make_predictions):
-    evaluation_folder.write(folder, {}, make_predictions(4), {}, "")
-    table = folder / "predictions.csv"
-    whole = table.read_text()
-    for broken in ("", whole[:-9], whole.replace(",1,0.", ",one,0.")):
-        table.write_text(broken)
-        with pytest.raises(UserError, match=r"predictions\.csv .*; evaluate the run again"):
-            evaluation_folder.read(folder)
-
-
 def test_an_older_evaluation_is_replaced_whole(folder, make_predictions):
-    evaluation_folder.write(folder, {"n": 1}, make_predictions(3), {"old": b"png"}, "")
-    evaluation_folder.write(folder, {"n": 2}, make_predictions(3), {}, "")
-    assert evaluation_folder.read(folder)[0] == {"n": 2}
+    evaluation_folder.write(folder, metrics_of(n=1), make_predictions(3), {"old": b"png"}, "")
+    evaluation_folder.write(folder, metrics_of(n=2), make_predictions(3), {}, "")
+    assert evaluation_folder.read(folder)[0]["n"] == 2
     assert not (folder / "old.png").exists()
     assert [path.name for path in folder.parent.iterdir()] == ["test"]
 
 
 def test_a_failure_leaves_the_older_evaluation(folder, make_predictions):
-    evaluation_folder.write(folder, {"n": 1}, make_predictions(3), {}, "")
+    evaluation_folder.write(folder, metrics_of(n=1), make_predictions(3), {}, "")
     with pytest.raises(TypeError):
-        evaluation_folder.write(folder, {"n": object()}, make_predictions(3), {}, "")
-    assert evaluation_folder.read(folder)[0] == {"n": 1}
+        evaluation_folder.write(folder, metrics_of(n=object()), make_predictions(3), {}, "")
+    assert evaluation_folder.read(folder)[0]["n"] == 1
 
 
 def test_reading_nothing_says_how_to_evaluate(folder):
@@ -98,28 +102,38 @@ def test_provenance_names_everything_but_paths(tiny_config):
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\x80"])
 def test_broken_metrics_are_named(folder, make_predictions, content):
-    evaluation_folder.write(folder, {}, make_predictions(3), {}, "")
+    evaluation_folder.write(folder, metrics_of(), make_predictions(3), {}, "")
     (folder / "metrics.json").write_bytes(content)
     with pytest.raises(UserError, match=r"metrics.json .*; run cbam_flax.evaluate again"):
         evaluation_folder.read(folder)
 
 
 @pytest.mark.parametrize(
-    "metrics",
+    "changes",
     [
-        {},
         {"provenance": []},
-        {"provenance": {"checkpoint_step": 1, "config": {}}},
-        {"provenance": {"checkpoint_step": "1", "config": {}}, "threshold": 0.5},
-        {"provenance": {"checkpoint_step": 1, "config": None}, "threshold": 0.5},
-        {"provenance": {"checkpoint_step": 1, "config": {}}, "threshold": float("nan")},
+        {"provenance": {"checkpoint_step": "1", "config": {}}},
+        {"provenance": {"checkpoint_step": 1, "config": None}},
+        {"threshold": float("nan")},
+        {"threshold": None},
+        {"data": {}},
+        {"calibration": None},
+        {"calibration": {}},
     ],
 )
-def test_metrics_that_lack_what_others_need_are_refused(metrics):
-    with pytest.raises(UserError, match=r"^m.json .*; run cbam_flax.evaluate again"):
-        evaluation_folder.check_metrics(metrics, "m.json")
-    fine = {"provenance": {"checkpoint_step": 1, "config": {}}, "threshold": 0.5}
-    evaluation_folder.check_metrics(fine, "m.json")
+def test_metrics_that_lack_what_others_need_are_refused(folder, make_predictions, changes):
+    evaluation_folder.write(folder, metrics_of(**changes), make_predictions(3), {}, "")
+    with pytest.raises(UserError, match=r"metrics.json .*; run cbam_flax.evaluate again"):
+        evaluation_folder.read(folder)
+
+
+def test_metrics_that_somebody_has_changed_are_refused(folder, make_predictions):
+    evaluation_folder.write(folder, metrics_of(), make_predictions(3), {}, "")
+    path = folder / "metrics.json"
+    path.write_text(path.read_text().replace('"scale": 1.5', '"scale": 15'))
+    with pytest.raises(UserError, match=r"metrics.json was changed since it was written; run"):
+        evaluation_folder.read_metrics(folder)
+    assert evaluation_folder.calibrations(folder.parent.parent, "any") == {}
 
 
 BROKEN_TABLES = {
@@ -138,11 +152,11 @@ BROKEN_TABLES = {
 
 @pytest.mark.parametrize("change", BROKEN_TABLES.values(), ids=BROKEN_TABLES)
 def test_broken_predictions_are_named(folder, make_predictions, change):
-    evaluation_folder.write(folder, {}, make_predictions(6), {}, "")
+    evaluation_folder.write(folder, metrics_of(), make_predictions(6), {}, "")
     table = folder / "predictions.csv"
     table.write_bytes(change(table.read_text()).encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=r"predictions.csv .*; run cbam_flax.evaluate again"):
         evaluation_folder.read(folder)
     table.unlink()
-    with pytest.raises(UserError, match=r"predictions.csv is missing"):
+    with pytest.raises(UserError, match=r"predictions.csv cannot be read"):
         evaluation_folder.read(folder)

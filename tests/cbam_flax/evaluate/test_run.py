@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +121,7 @@ def test_the_folder_is_whole(workdir, data, monkeypatch):
 
 def test_probabilities_are_the_calibrated_ones(workdir, data, plain):
     evaluate_workdir(str(workdir), **QUICK)
-    fitted = json.loads((workdir / "calibration.json").read_text())
+    fitted = read(workdir)[0]["calibration"]
     for row in read(workdir)[1]:
         z = fitted["scale"] * float(row["logit"]) + fitted["bias"]
         assert float(row["probability"]) == pytest.approx(1 / (1 + np.exp(-z)), abs=1e-7)
@@ -135,46 +136,55 @@ def test_figures_do_not_depend_on_batch_size_or_devices(workdir, data, plain, mo
         monkeypatch.setattr(predict_split, "make_mesh", lambda _, mesh=mesh: mesh)
         evaluate_workdir(str(workdir), batch_size=batch_size, **QUICK)
         folder = workdir / "evaluation" / "test"
-        whole = (folder / "metrics.json").read_bytes(), (folder / "predictions.csv").read_bytes()
-        files.add((*whole, (workdir / "calibration.json").read_bytes()))
-        (workdir / "calibration.json").unlink()
+        files.add(
+            ((folder / "metrics.json").read_bytes(), (folder / "predictions.csv").read_bytes())
+        )
+        shutil.rmtree(folder)  # so that the calibration is fitted again
     assert len(files) == 1
 
 
 def test_test_labels_reach_neither_calibration_nor_operating_point(workdir, data, plain):
     evaluate_workdir(str(workdir), **QUICK)
-    fitted = (workdir / "calibration.json").read_bytes()
     before, rows = read(workdir)
-    (workdir / "calibration.json").unlink()
+    shutil.rmtree(workdir / "evaluation")
     data["home", "test"] = flip_labels(data["home", "test"])
     evaluate_workdir(str(workdir), **QUICK)
-    assert (workdir / "calibration.json").read_bytes() == fitted
     after, flipped = read(workdir)
     assert after["auroc"]["value"] == pytest.approx(1 - before["auroc"]["value"], abs=1e-5)
+    assert after["calibration"] == before["calibration"]
     assert after["threshold"] == before["threshold"]
     assert [row["probability"] for row in flipped] == [row["probability"] for row in rows]
 
 
 def test_calibration_follows_the_validation_labels(workdir, data, plain):
-    evaluate_workdir(str(workdir), **QUICK)
-    fitted = (workdir / "calibration.json").read_bytes()
-    (workdir / "calibration.json").unlink()
+    before = evaluate_workdir(str(workdir), **QUICK)["calibration"]
+    shutil.rmtree(workdir / "evaluation")
     data["home", "validation"] = flip_labels(data["home", "validation"])
-    evaluate_workdir(str(workdir), **QUICK)
-    assert (workdir / "calibration.json").read_bytes() != fitted
+    assert evaluate_workdir(str(workdir), **QUICK)["calibration"] != before
 
 
-def test_calibration_is_kept_until_something_else_is_asked_for(workdir, data, plain):
-    path = workdir / "calibration.json"
-    evaluate_workdir(str(workdir), criterion="sensitivity=0.8", **QUICK)
-    chosen = path.read_bytes()
-    evaluate_workdir(str(workdir), **QUICK)  # nothing asked for
-    assert path.read_bytes() == chosen
-    evaluate_workdir(str(workdir), criterion="youden", **QUICK)
-    assert json.loads(path.read_text())["criterion"] == "youden"
-    path.write_text(path.read_text().replace('"step": 5', '"step": 4'))  # of another checkpoint
-    evaluate_workdir(str(workdir), **QUICK)
-    assert json.loads(path.read_text())["step"] == 5
+def test_every_evaluation_keeps_its_own_calibration(workdir, data, plain):
+    chosen = evaluate_workdir(str(workdir), criterion="sensitivity=0.8", **QUICK)
+    again = evaluate_workdir(str(workdir), name="again", **QUICK)  # nothing asked for
+    assert again["calibration"] == chosen["calibration"]
+    other = evaluate_workdir(str(workdir), criterion="youden", name="other", **QUICK)
+    assert other["calibration"]["criterion"] == "youden"
+    assert read(workdir)[0]["calibration"] == chosen["calibration"]
+    assert read(workdir, "other")[0]["threshold"] != read(workdir)[0]["threshold"]
+
+
+def test_a_calibration_of_other_weights_or_one_that_was_changed_is_not_used(workdir, data, plain):
+    fitted = evaluate_workdir(str(workdir), **QUICK)["calibration"]
+    path = workdir / "evaluation" / "test" / "metrics.json"
+    whole = path.read_text()
+    path.write_text(whole.replace('"scale": ', '"scale": 1'))
+    assert evaluate_workdir(str(workdir), name="new", **QUICK)["calibration"] == fitted
+    path.write_text(whole)
+    (workdir / "evaluation" / "test" / folders.MARKER).unlink()
+    weights = json.loads(whole)["provenance"]["weights_sha256"]
+    path.write_text(whole.replace(weights, "0" * 64).replace('"scale": ', '"scale": 1'))
+    shutil.rmtree(workdir / "evaluation" / "new")
+    assert evaluate_workdir(str(workdir), name="new", **QUICK)["calibration"] == fitted
 
 
 def test_validation_is_evaluated_with_a_warning(workdir, data, plain):
@@ -189,11 +199,10 @@ def test_validation_is_evaluated_with_a_warning(workdir, data, plain):
 
 
 def test_external_data_keep_the_runs_calibration(workdir, data, plain):
-    evaluate_workdir(str(workdir), **QUICK)
-    fitted = (workdir / "calibration.json").read_bytes()
+    fitted = evaluate_workdir(str(workdir), **QUICK)["calibration"]
     metrics = evaluate_workdir(str(workdir), data_dir="other hospital", **QUICK)
     assert metrics["external"]
-    assert (workdir / "calibration.json").read_bytes() == fitted
+    assert metrics["calibration"] == fitted
     assert metrics["baselines"] is not None  # fitted on the run's own training split
     assert set(path.name for path in (workdir / "evaluation").iterdir()) == {
         "test",

@@ -43,6 +43,9 @@ def interval(value: float | None) -> dict[str, float | None]:
 
 
 METRICS = {
+    "name": "elsewhere",
+    "split": "test",
+    "dataset": "x/32px/1.0.0",
     "n": 200,
     "n_positive": 55,
     "n_patients": 150,
@@ -70,7 +73,7 @@ METRICS = {
 
 def card(metrics: dict | None) -> str:
     restored = types.SimpleNamespace(step=40, variables={"params": {"a": np.ones((100, 20))}})
-    return model_card(Run(restored, {}, MANIFEST, metrics), BUNDLE)
+    return model_card(Run(restored, MANIFEST, metrics), BUNDLE)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from etils import epath
 
+from cbam_flax import provenance
 from cbam_flax.export import run_record
 from cbam_flax.predict import schema
 from data_prep.cli import UserError
 
 FITTED = {
-    "schema": 1,
     "scale": 1.5,
     "bias": -0.5,
     "threshold": 0.3,
@@ -19,6 +19,8 @@ FITTED = {
     "split": "validation",
     "n": 1200,
     "n_positive": 300,
+    "before": None,
+    "after": None,
 }
 MANIFEST = {
     "dataset": "rsna_pneumonia/32px-squash/1.0.0",
@@ -31,7 +33,8 @@ MANIFEST = {
     "split_scheme": "patient",
     "counts": {"inputs": 9, "accepted": 9, "rejected": 0, "flagged": {"synthetic": 9}},
     "splits": {
-        "train": {"images": 1, "patients": 1, "positive": 0, "content_sha256": "ab"},
+        name: {"images": 1, "patients": 1, "positive": 0, "content_sha256": content}
+        for name, content in {"train": "ab", "validation": "cd", "test": "ef"}.items()
     },
 }
 
@@ -51,59 +54,115 @@ def restored(tiny_config, tmp_path):
         config=tiny_config,
         variables={"params": {"a": np.arange(3.0), "b": {"c": np.ones((2, 2))}}},
         step=40,
-        fingerprint={"train": "t", "validation": "v"},
+        fingerprint={"train": "ab", "validation": "cd"},
     )
 
 
-def test_calibration_of_this_step_is_taken(workdir):
-    (workdir / "calibration.json").write_text(json.dumps(FITTED))
-    found = run_record.read_calibration(workdir / "calibration.json", 40)
-    assert (found["scale"], found["bias"], found["threshold"]) == (1.5, -0.5, 0.3)
-    assert found["source"] == "fitted on 1,200 images of the validation split"
+@pytest.fixture
+def evaluated(workdir, restored):
+    """A function that writes an evaluation with some changes; `group__key` is a key of a group."""
+
+    def write(name="test", **changes):
+        weights = provenance.variables_sha256(restored.variables)
+        metrics = {
+            "name": name,
+            "threshold": 0.3,
+            "calibration": dict(FITTED),
+            "warnings": ["SMALL: 9 positive"],
+            "data": {"split_scheme": "patient"},
+            "provenance": {
+                "checkpoint_step": 40,
+                "weights_sha256": weights,
+                "trained_on": dict(restored.fingerprint),
+                "config": {},
+            },
+        }
+        for key, value in changes.items():
+            *group, last = key.split("__")
+            (metrics[group[0]] if group else metrics)[last] = value
+        folder = workdir / "evaluation" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        return metrics
+
+    return write
 
 
-def test_calibration_of_another_step_or_none_becomes_the_identity_and_says_so(workdir):
-    path = workdir / "calibration.json"
-    identity = {"scale": 1.0, "bias": 0.0, "threshold": 0.5, "criterion": "fixed"}
-    found = run_record.read_calibration(path, 40)
-    assert found == identity | {"source": found["source"]}
-    assert "has no calibration.json" in found["source"]
-    path.write_text(json.dumps(FITTED))
-    found = run_record.read_calibration(path, 20)
-    assert found == identity | {"source": found["source"]}
-    assert "of step 40, not of step 20" in found["source"]
+def test_everything_comes_from_the_evaluation_that_is_named(workdir, restored, evaluated):
+    evaluated()
+    evaluated("sensitive", threshold=0.1, calibration__threshold=0.1)
+    for name, threshold in (("test", 0.3), ("sensitive", 0.1)):
+        described = run_record.describe(run_record.read_run(str(workdir), restored, name))
+        assert described["operating_point"]["threshold"] == threshold
+        assert described["operating_point"]["source"] == (
+            "fitted on 1,200 images of the validation split"
+        )
+        assert described["evaluation"] == name
 
 
-def test_the_description_is_what_inference_needs(workdir, restored):
-    (workdir / "calibration.json").write_text(json.dumps(FITTED))
+def test_without_an_evaluation_the_bundle_says_that_it_is_not_calibrated(workdir, restored):
+    described = run_record.describe(run_record.read_run(str(workdir), restored))
+    assert described["calibration"]["scale"] == 1.0
+    assert described["operating_point"]["threshold"] == 0.5
+    assert "not calibrated" in described["operating_point"]["source"]
+    assert [text.partition(":")[0] for text in described["warnings"]] == [
+        "SYNTHETIC",
+        "UNCALIBRATED",
+    ]
+    assert run_record.read_run(str(workdir), restored).metrics is None
+    with pytest.raises(UserError, match=r"elsewhere.metrics\.json cannot be read"):
+        run_record.read_run(str(workdir), restored, "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"provenance__checkpoint_step": 20}, "is of step 20, and step 40 is exported"),
+        ({"provenance__weights_sha256": "0" * 64}, "is of other weights than step 40 has"),
+        ({"provenance__trained_on": {"train": "ab"}}, "trained on other data"),
+        ({"threshold": 0.5}, "has two thresholds"),
+        ({"calibration__scale": -1.0}, "out of range"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(workdir, restored, evaluated, changes, words):
+    evaluated(**changes)
+    with pytest.raises(UserError, match=words):
+        run_record.read_run(str(workdir), restored)
+
+
+def test_data_that_changed_since_the_training_are_refused(workdir, restored, evaluated):
+    evaluated()
+    restored.fingerprint["validation"] = "other"
+    with pytest.raises(UserError, match="no longer holds the validation split"):
+        run_record.read_run(str(workdir), restored)
+
+
+def test_the_description_is_what_inference_needs(workdir, restored, evaluated):
+    evaluated()
     described = run_record.describe(run_record.read_run(str(workdir), restored))
     assert described["preprocessing"] == MANIFEST["preprocessing"]
     assert described["input"]["shape"] == ["batch", 32, 32, 1]
     assert described["operating_point"]["threshold"] == 0.3
     assert described["calibration"]["scale"] == 1.5
-    assert [text.partition(":")[0] for text in described["warnings"]] == ["SYNTHETIC"]
+    assert [text.partition(":")[0] for text in described["warnings"]] == ["SYNTHETIC", "SMALL"]
     assert described["fingerprints"]["data"]["content_sha256"] == restored.fingerprint
     assert str(workdir) not in json.dumps(described)
 
 
-def test_only_metrics_of_this_checkpoint_are_taken(workdir, restored):
-    folder = workdir / "evaluation" / "test"
-    folder.mkdir(parents=True)
-    assert run_record.read_run(str(workdir), restored).metrics is None
-    for step, taken in ((20, False), (40, True)):
-        metrics = {"provenance": {"checkpoint_step": step, "config": {}}, "threshold": 0.5}
-        (folder / "metrics.json").write_text(json.dumps(metrics))
-        found = run_record.read_run(str(workdir), restored).metrics
-        assert found == (metrics if taken else None)
-    for text, words in (
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
         ("{", "is not JSON"),
         ("[]", "holds list"),
-        ("{}", "does not say which checkpoint"),
-        ('{"provenance": 3}', "does not say which checkpoint"),
-    ):
-        (folder / "metrics.json").write_text(text)
-        with pytest.raises(UserError, match=f"{words}.*; evaluate the test split again"):
-            run_record.read_run(str(workdir), restored)
+        ("{}", "lacks its"),
+        ('{"provenance": 3}', "lacks"),
+    ],
+)
+def test_a_broken_evaluation_is_named(workdir, restored, evaluated, text, words):
+    evaluated()
+    (workdir / "evaluation" / "test" / "metrics.json").write_text(text)
+    with pytest.raises(UserError, match=f"{words}.*; run cbam_flax.evaluate again"):
+        run_record.read_run(str(workdir), restored)
 
 
 @pytest.mark.parametrize(
