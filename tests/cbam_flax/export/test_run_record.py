@@ -167,12 +167,12 @@ def test_a_broken_evaluation_is_named(workdir, restored, evaluated, text, words)
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("", "is not JSON"), ("3", "holds int"), ("{}", "no preprocessing")],
+    [("", "is not JSON"), ("3", "holds int"), ("{}", "has no")],
 )
 def test_a_damaged_manifest_is_one_sentence(workdir, restored, text, words):
     [path] = workdir.glob("data/*/*/*/manifest.json")
     path.write_text(text)
-    with pytest.raises(UserError, match=f"{words}.*; prepare the data again"):
+    with pytest.raises(UserError, match=f"{words}.*.*data_prep.prepare again"):
         run_record.read_run(str(workdir), restored)
 
 
