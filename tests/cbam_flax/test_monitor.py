@@ -40,7 +40,7 @@ def test_a_resumed_run_drops_the_lines_it_will_write_again(tmp_path):
 @pytest.mark.parametrize("line", ["{", "3", '{"loss": 1}'])
 def test_a_broken_line_of_a_run_that_goes_on_is_one_sentence(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_text(line)
-    with pytest.raises(UserError, match=r"metrics\.jsonl has a line"):
+    with pytest.raises(UserError, match=r"line 1 of .*metrics\.jsonl .*; mend that line"):
         monitor.JsonlWriter(str(tmp_path), start=2)
 
 

@@ -62,6 +62,7 @@ def test_every_image_is_in_the_manifest_and_no_patient_in_two_splits(raw, prepar
         "accepted": IMAGES,
         "rejected": 0,
         "by_code": {},
+        "flagged": {"synthetic": IMAGES},
     }
     mapping = {
         entry["subset_img_id"]: entry["img_id"][:8]

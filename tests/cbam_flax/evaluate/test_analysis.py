@@ -117,7 +117,7 @@ def test_images_of_the_training_split_are_a_leak(analysed, make_columns):
 def test_patients_of_the_training_split_are_a_leak(analysed, make_columns):
     known = make_columns(300, seed=1, name="train")["patient_id"][0]
     found = analysed(patient_id=analysed_ids(make_columns, known))
-    assert found["overlap"] == {"images": 0, "images_of_known_patients": 10}
+    assert found["overlap"] == {"images": 0, "images_of_known_patients": 10, "unchecked": 0}
     assert "10 of 150 images show patients" in analysis.warnings(found)[0]
 
 

@@ -1,6 +1,7 @@
 """The bundle here holds a function so simple that numpy says what must come out."""
 
 import csv
+import functools
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ from cbam_flax.export import artefacts
 from cbam_flax.export.run_record import SCOPE
 from cbam_flax.predict import Predictor, bundle, reader, runtimes
 from cbam_flax.predict.score_files import Summary, score_files
-from data_prep import csv_files
+from data_prep import csv_files, folders
 from data_prep.cli import UserError
 from data_prep.dicom import DicomRefusal
 
@@ -213,7 +214,8 @@ def test_a_full_disk_is_named_and_leaves_the_older_results(
     if name.startswith("dicom"):
         pytest.importorskip("highdicom")
     out = tmp_path / "out"
-    with bundle.whole_folder(out, "predictions.csv") as draft:
+    writing = functools.partial(folders.writing, out, "predict", index="predictions.csv")
+    with writing() as draft:
         (draft / "predictions.csv").write_text("older")
     make_folder = pathlib.Path.mkdir
 
@@ -223,7 +225,7 @@ def test_a_full_disk_is_named_and_leaves_the_older_results(
             (folder.parent / name).symlink_to("/dev/full")
 
     def predict() -> None:
-        with bundle.whole_folder(out, "predictions.csv") as draft:
+        with writing() as draft:
             if "/" not in name:
                 (draft / name).symlink_to("/dev/full")
             score_files(Predictor.load(toy), sources, draft, workers=0, overlays=True, dicom=True)
@@ -232,9 +234,8 @@ def test_a_full_disk_is_named_and_leaves_the_older_results(
     sources = reader.find_files(radiographs[:1], skip=out)
     with pytest.raises(OSError, match=f"No space left on device.*{name}"):
         predict()
-    assert [path.name for path in out.iterdir()] == ["predictions.csv"]
+    assert {path.name for path in out.iterdir()} == {"predictions.csv", folders.MARKER}
     assert (out / "predictions.csv").read_text() == "older"
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".out")]
 
 
 def test_pictures_and_dicom_lie_beside_the_table(toy, radiographs, tmp_path, write_dicom):
