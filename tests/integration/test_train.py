@@ -279,6 +279,23 @@ def test_a_full_disk_is_one_sentence_and_with_room_the_same_command_goes_on(
     assert any("loss" in json.loads(line) for line in lines)
 
 
+def test_a_disk_without_room_for_the_decoded_images_is_one_sentence(
+    prepared, environment, small_disk
+):
+    train = " ".join(command("$disk/data", "$disk/run"))
+    done = small_disk(
+        "4m",
+        f"cp -r {prepared} $disk/data; rm -rf $disk/data/*/*/*/decoded-*; "
+        f"cat /dev/zero >$disk/other 2>/dev/null; truncate -s -32k $disk/other; "  # images: 55 kB
+        f"{train}; echo status $?",
+        env=environment,
+    )
+    assert done.stdout.split() == ["status", "2"], done.stderr
+    [sentence] = [text for text in done.stderr.splitlines() if "No space left" in text]
+    assert "/images.npy: No space left on device; make room" in sentence
+    assert sentence == done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("where", ["file", 300 * "x"])
 def test_a_workdir_that_cannot_be_is_one_sentence(prepared, environment, tmp_path, where):
     (tmp_path / "file").touch()
