@@ -274,6 +274,6 @@ def stop_at_non_finite(workdir: str, split: Split, order: Order, step: int) -> N
         np.savez(file, image=split.images[indices], label=order.labels[indices], image_id=ids)
     raise UserError(
         f"the loss or gradient of step {step} is not finite; its batch "
-        f"({', '.join(ids[:4])}, ...) is in {path}; lower "
-        f"config.optimizer.learning_rate, or set config.non_finite=skip"
+        f"({', '.join(ids[:4])}, ...) is in {path}; train in another "
+        f"--workdir with a lower config.optimizer.learning_rate or with config.non_finite=skip"
     )
