@@ -5,6 +5,7 @@ what the manifest said of the split, and the sizes and times of its TFRecords. W
 longer holds, the TFRecords are decoded again; their content must then have the manifest's hash.
 """
 
+import errno
 import hashlib
 import itertools
 import json
@@ -20,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from data_prep.cli import UserError, cores, progress
+from data_prep.cli import UserError, cores, naming, progress
 from data_prep.manifest import SPLIT_SUMMARY, summarise_split
 from data_prep.text_files import read_json
 
@@ -157,12 +158,8 @@ def _decode(folder: pathlib.Path, records: Any, split: str) -> dict[str, Any]:
         ids = builder.as_dataset(split=split, decoders=undecoded).map(lambda row: row["image_id"])
         sorted_ids = sorted(tfds.as_numpy(ids))
         position = {image_id: i for i, image_id in enumerate(sorted_ids)}
-        images = np.lib.format.open_memmap(
-            folder / "images.npy",
-            "w+",
-            np.uint8,
-            (len(position), *info.features["image"].shape[:2]),
-        )
+        shape = (len(position), *info.features["image"].shape[:2])
+        images = _create_images(folder / "images.npy", shape)
         rows: list[dict[str, Any]] = [{} for _ in position]
 
         def stored(dataset: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -198,8 +195,29 @@ def _decode(folder: pathlib.Path, records: Any, split: str) -> dict[str, Any]:
         "boxes": np.concatenate(boxes),
         "box_count": np.array([len(b) for b in boxes], np.int64),
     }
-    np.savez(folder / "columns.npz", **(columns | text | numbers))
+    with naming(folder / "columns.npz"):
+        np.savez(folder / "columns.npz", **(columns | text | numbers))
     return summary
+
+
+def _create_images(path: pathlib.Path, shape: tuple[int, ...]) -> np.memmap:
+    """A new uint8 array in a memory map whose space on the disk is reserved.
+
+    Without that, a write for which the disk has no room is no error but a signal, SIGBUS.
+
+    Raises:
+        OSError: the disk has no room for it.
+    """
+    with naming(path):
+        images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            with path.open("r+b") as file:
+                try:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+                except OSError as error:
+                    if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                        raise  # but some file systems cannot reserve
+    return images
 
 
 def _broken_file(builder: Any, split: str) -> str | None:

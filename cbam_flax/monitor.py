@@ -1,9 +1,7 @@
-"""Reporting of a run: console, TensorBoard, metrics.jsonl, throughput."""
+"""Reporting of a run: console, TensorBoard, throughput."""
 
 import contextlib
 import datetime
-import functools
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,17 +11,17 @@ import jax
 import numpy as np
 import optax
 from absl import logging
-from clu import metric_writers, metrics, parameter_overview
+from clu import metric_writers, parameter_overview
 from etils import epath
 from flax import traverse_util
 from ml_collections import ConfigDict
 
 from cbam_flax.input_pipeline import Order, Split
+from cbam_flax.metrics_log import JsonlWriter
 from cbam_flax.models import create_model
 from cbam_flax.models.table import Stage, stage_table
 from cbam_flax.step import TrainState
 from data_prep.cli import UserError
-from data_prep.text_files import read_json_lines, replace_text
 
 # Peak dense bf16 FLOP/s per chip, from the vendors' data sheets, by JAX device_kind.
 PEAK_FLOPS = {
@@ -36,13 +34,8 @@ PEAK_FLOPS = {
     "NVIDIA H200": 989e12,
 }
 
-# Means over the steps since the last report, from what `step.train_step` returns.
-TrainMetrics = metrics.Collection.create(
-    loss=metrics.Average.from_output("loss"),
-    accuracy=metrics.Average.from_output("accuracy"),
-    gradient_norm=metrics.Average.from_output("gradient_norm"),
-    skipped=metrics.Average.from_output("skipped"),
-)
+# Of what `step.train_step` returns, these are averaged over the steps since the last report.
+AVERAGED = ("loss", "accuracy", "gradient_norm")
 # The scalars that the console shows, in this order; TensorBoard and metrics.jsonl have all.
 CONSOLE = {
     "training": {
@@ -83,39 +76,6 @@ class ConsoleWriter(metric_writers.MultiWriter):
             told = [text.format(shown[name]) for name, text in formats.items() if name in shown]
             if told:
                 logging.info("%s  %-10s  %s", position, phase, ", ".join(told))
-
-
-class JsonlWriter(metric_writers.MultiWriter):
-    """Scalars as lines of WORKDIR/metrics.jsonl, one object per step; other kinds are ignored.
-
-    The file is rewritten each time: object stores cannot append, and nobody sees half a line.
-    Lines after `start` are dropped, since a resumed run will write them again.
-    """
-
-    def __init__(self, workdir: str, start: int):
-        super().__init__([])
-        self._path = epath.Path(workdir) / "metrics.jsonl"
-        lines = read_scalars(self._path) if self._path.exists() else []
-        self._rows = {line["step"]: line for line in lines if line["step"] <= start}
-
-    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-        row = self._rows.setdefault(step, {"step": step})
-        row |= {name: round(float(value), 6) for name, value in scalars.items()}
-        replace_text(self._path, "".join(json.dumps(line) + "\n" for line in self._rows.values()))
-
-
-def read_scalars(path: epath.Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl, each with its `step`.
-
-    Raises:
-        UserError: a line that is no JSON object of numbers with a step.
-    """
-    mend = "mend that line, or delete the file: only the curves of earlier steps are lost with it"
-    rows = read_json_lines(path, mend)
-    for number, row in enumerate(rows, 1):
-        if type(row.get("step")) is not int or not {type(v) for v in row.values()} <= {int, float}:
-            raise UserError(f"line {number} of {path} lacks a step, or has no numbers; {mend}")
-    return rows
 
 
 def make_writer(workdir: str, start: int, total_steps: int) -> metric_writers.MetricWriter:
@@ -224,7 +184,7 @@ class Reporter:
         self._batch_size, self._epoch_size = batch_size, epoch_size
         self._flops, self._peak = flops, PEAK_FLOPS.get(jax.devices()[0].device_kind)
         self._on_non_finite = on_non_finite
-        self._recent: list[metrics.Collection] = []
+        self._recent: list[dict[str, np.ndarray]] = []
         self._newest = 0
         self._since = time.monotonic()
 
@@ -232,8 +192,10 @@ class Reporter:
         """Waits for the metrics that `step` returned, and adds them."""
         values = jax.device_get(figures)
         if values["skipped"] and self._on_non_finite:
+            self.write()  # what led there
+            self._writer.flush()
             self._on_non_finite(step)
-        self._recent.append(TrainMetrics.single_from_model_output(**values))
+        self._recent.append(values)
         self._newest = step
         if step % self._every_steps == 0:
             self.write()
@@ -241,15 +203,23 @@ class Reporter:
     def write(self) -> None:
         """Writes the means of the steps since the last line, if there are any.
 
+        Steps that were skipped are no part of the means; where all were, there are none.
+
         Called at the end too, so that a run shorter than `every_steps` has its loss logged.
         """
         if not self._recent:
             return
         step = self._newest
-        means = functools.reduce(lambda a, b: a.merge(b), self._recent).compute()
+        done = [figures for figures in self._recent if not figures["skipped"]]
+        means = {
+            name: np.mean([figures[name] for figures in done], dtype=float)
+            for name in AVERAGED
+            if done
+        }
         now = time.monotonic()
         rate = len(self._recent) / (now - self._since)
         means |= {
+            "skipped": 1 - len(done) / len(self._recent),
             "images_per_second": rate * self._batch_size,
             "learning_rate": self._schedule(step - 1),
             "epoch": step * self._batch_size / self._epoch_size,
@@ -304,6 +274,6 @@ def stop_at_non_finite(workdir: str, split: Split, order: Order, step: int) -> N
         np.savez(file, image=split.images[indices], label=order.labels[indices], image_id=ids)
     raise UserError(
         f"the loss or gradient of step {step} is not finite; its batch "
-        f"({', '.join(ids[:4])}, ...) is in {path}; lower "
-        f"config.optimizer.learning_rate, or set config.non_finite=skip"
+        f"({', '.join(ids[:4])}, ...) is in {path}; train in another "
+        f"--workdir with a lower config.optimizer.learning_rate or with config.non_finite=skip"
     )

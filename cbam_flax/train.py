@@ -143,10 +143,15 @@ def train(config: ConfigDict, workdir: str) -> int:
             profile(step)
 
         stop = interrupted.is_set() or manager.reached_preemption(step)
-        figures = None
-        if step % evaluate_every == 0 or step == total_steps:
-            reporter.read(*previous)  # this step's too, before the clock is paused
+        evaluating = step % evaluate_every == 0 or step == total_steps
+        saving = evaluating or step % checkpoint_every == 0 or stop
+        if saving:
+            # The one wait: a step that is not finite must end the run before a checkpoint has it,
+            # or a restart would go on after it.
+            reporter.read(*previous)
             previous = None
+        figures = None
+        if evaluating:
             if step == total_steps:
                 reporter.write()
             with reporter.paused():
@@ -159,7 +164,7 @@ def train(config: ConfigDict, workdir: str) -> int:
                 )
             writer.write_scalars(step, {f"validation/{k}": v for k, v in figures.items()})
             monitor.write_histograms(writer, step, state)
-        if figures or step % checkpoint_every == 0 or stop:
+        if saving:
             checkpoint.save(
                 manager,
                 state,
@@ -169,16 +174,12 @@ def train(config: ConfigDict, workdir: str) -> int:
                 metrics=figures,
             )
         if stop and step < total_steps:
-            if previous:
-                reporter.read(*previous)
             reporter.write()
             manager.wait_until_finished()
             writer.flush()
             logging.warning("SIGTERM: saved step %d; run the same command to continue", step)
             return INTERRUPTED
 
-    if previous:
-        reporter.read(*previous)
     reporter.write()
     writer.flush()
     manager.wait_until_finished()

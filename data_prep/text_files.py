@@ -31,6 +31,8 @@ def read_json(path: Any, mend: str, kind: type = dict) -> Any:
 def read_json_lines(path: Any, mend: str) -> list[dict[str, Any]]:
     """The objects in a file with one JSON object per line, which somebody may have edited.
 
+    What follows the last newline is left out: there a process was killed while it appended.
+
     Args:
       path, mend: as for `read_json`.
 
@@ -39,7 +41,7 @@ def read_json_lines(path: Any, mend: str) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     try:
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise ValueError(f"it holds {type(row).__name__}, not dict")

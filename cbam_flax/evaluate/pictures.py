@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from cbam_flax.checkpoint import Restored
 from cbam_flax.evaluate import plots, saliency
 from cbam_flax.input_pipeline import Split
-from cbam_flax.monitor import read_scalars
+from cbam_flax.metrics_log import read_scalars
 
 MISTAKES = 3  # most confident false alarms, and as many misses
 RANDOM = 3  # images of each class

@@ -41,6 +41,9 @@ def predict_split(
     Args:
         variables: `params` and `batch_stats`, anywhere on the devices of `mesh` or on the host.
         mesh: by default all devices.
+
+    Raises:
+        UserError: logits that are not finite.
     """
     mesh = mesh or make_mesh({"data": -1, "fsdp": 1, "spatial": 1})
     chunk = chunk_size(split.images.shape[1])
@@ -74,6 +77,12 @@ def predict_split(
     logits.extend(jax.device_get(list(pending)))
     logit = np.round(np.concatenate(logits)[: len(split)].astype(np.float64), LOGIT_DECIMALS)
 
+    if wrong := int(np.count_nonzero(~np.isfinite(logit))):
+        raise cli.UserError(
+            f"the logits of {wrong} of the {len(split)} images of the {split.name} split are not "
+            f"finite, so the training has diverged; train in another --workdir with a lower "
+            f"config.optimizer.learning_rate"
+        )
     columns = {name: split.columns[name] for name in ("image_id", "patient_id", "label")}
     columns |= {"probability": scipy.special.expit(logit), "logit": logit}
     columns |= {name: split.columns[name] for name in FURTHER_COLUMNS}

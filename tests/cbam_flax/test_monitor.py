@@ -1,4 +1,3 @@
-import json
 import logging
 
 import jax
@@ -7,41 +6,15 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cbam_flax import monitor
+from cbam_flax import metrics_log, monitor
 from cbam_flax.config import default_config
 from cbam_flax.input_pipeline import Order, Split
 from cbam_flax.models import create_model
 from data_prep.cli import UserError
 
 
-def read(path):
-    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_scalars_of_one_step_share_a_line(tmp_path):
-    writer = monitor.JsonlWriter(str(tmp_path), start=0)
-    writer.write_scalars(1, {"loss": 0.5})
-    writer.write_scalars(2, {"loss": np.float32(0.25)})
-    writer.write_scalars(2, {"validation/auroc": 0.75})
-    assert read(tmp_path) == [
-        {"step": 1, "loss": 0.5},
-        {"step": 2, "loss": 0.25, "validation/auroc": 0.75},
-    ]
-
-
-def test_a_resumed_run_drops_the_lines_it_will_write_again(tmp_path):
-    first = monitor.JsonlWriter(str(tmp_path), start=0)
-    for step in (1, 2, 3):
-        first.write_scalars(step, {"loss": step})
-    monitor.JsonlWriter(str(tmp_path), start=2).write_scalars(3, {"loss": 30})
-    assert [line["loss"] for line in read(tmp_path)] == [1, 2, 30]
-
-
-@pytest.mark.parametrize("line", ["{", "3", '{"loss": 1}'])
-def test_a_broken_line_of_a_run_that_goes_on_is_one_sentence(tmp_path, line):
-    (tmp_path / "metrics.jsonl").write_text(line)
-    with pytest.raises(UserError, match=r"line 1 of .*metrics\.jsonl .*; mend that line"):
-        monitor.JsonlWriter(str(tmp_path), start=2)
+def read(folder):
+    return metrics_log.read_scalars(folder / "metrics.jsonl")
 
 
 def test_the_console_gets_scalars_and_tensorboard_everything(tmp_path, caplog):
@@ -106,7 +79,7 @@ def test_the_reporter_writes_means_where_a_line_is_due(tmp_path, monkeypatch):
     monkeypatch.setitem(monitor.PEAK_FLOPS, jax.devices()[0].device_kind, 500.0)
     stopped_at = []
     reporter = monitor.Reporter(
-        monitor.JsonlWriter(str(tmp_path), start=0),
+        metrics_log.JsonlWriter(str(tmp_path), start=0),
         every_steps=2,
         batch_size=8,
         epoch_size=16,
@@ -131,9 +104,49 @@ def test_the_reporter_writes_means_where_a_line_is_due(tmp_path, monkeypatch):
     assert stopped_at == [5]
 
 
+def test_steps_that_were_skipped_are_no_part_of_the_means(tmp_path):
+    reporter = monitor.Reporter(
+        metrics_log.JsonlWriter(str(tmp_path), start=0),
+        every_steps=4,
+        batch_size=8,
+        epoch_size=16,
+        schedule=lambda step: 0.1,
+        flops=1000.0,
+        on_non_finite=None,
+    )
+    nan = float("nan")
+    for number, loss in enumerate([1.0, nan, 2.0, 6.0, nan, nan, nan, nan], 1):
+        reporter.read(number, figures(loss, skipped=loss != loss))
+    some, none = read(tmp_path)
+    assert (some["loss"], some["accuracy"], some["gradient_norm"], some["skipped"]) == (
+        (3.0, 0.5, 1.0, 0.25)
+    )
+    assert none["skipped"] == 1.0
+    assert none.keys() == some.keys() - {"loss", "accuracy", "gradient_norm"}
+
+
+def test_the_steps_before_one_that_stops_the_run_are_written(tmp_path):
+    def stop(step):
+        raise UserError(str(read(tmp_path)[-1]["loss"]))
+
+    reporter = monitor.Reporter(
+        monitor.make_writer(str(tmp_path), start=0, total_steps=9),
+        every_steps=9,
+        batch_size=8,
+        epoch_size=16,
+        schedule=lambda step: 0.1,
+        flops=1000.0,
+        on_non_finite=stop,
+    )
+    reporter.read(1, figures(1.0))
+    reporter.read(2, figures(2.0))
+    with pytest.raises(UserError, match=r"^1\.5$"):
+        reporter.read(3, figures(float("nan"), skipped=True))
+
+
 def test_a_run_shorter_than_a_line_is_due_has_its_loss_written(tmp_path):
     reporter = monitor.Reporter(
-        monitor.JsonlWriter(str(tmp_path), start=0),
+        metrics_log.JsonlWriter(str(tmp_path), start=0),
         every_steps=20,
         batch_size=8,
         epoch_size=16,
@@ -166,12 +179,3 @@ def test_the_grid_shows_every_image():
     assert grid.shape == (1, 256, 1024, 1)
     corners = grid[0, 127::128, 127::128, 0].ravel()
     np.testing.assert_array_equal(corners, (np.linspace(0, 1, 16) * 255).astype(np.uint8))
-
-
-@pytest.mark.parametrize(
-    "line", ["", "{", "[]", "3", '{"loss": 1}', '{"step": "1"}', '{"step": 1, "loss": null}']
-)
-def test_a_broken_line_of_an_earlier_log_is_named(tmp_path, line):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n' + line + "\n")
-    with pytest.raises(UserError, match=r"line 2 of .*metrics.jsonl .*delete the file"):
-        monitor.JsonlWriter(str(tmp_path), start=5)

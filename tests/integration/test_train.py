@@ -12,6 +12,8 @@ import sys
 import numpy as np
 import pytest
 
+from cbam_flax.metrics_log import read_scalars
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 12
 INTERRUPTED = 75
@@ -113,7 +115,7 @@ def test_the_console_tells_the_story_in_order_and_no_more(finished):
 def test_a_run_leaves_every_file_behind(finished):
     assert json.loads((finished / "config.json").read_text())["model"]["width"] == 0.0625
     assert list(finished.glob("tensorboard/events*"))
-    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    lines = read_scalars(finished / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     assert [line["step"] for line in lines if "validation/auroc" in line] == [6, 12]
     folder = finished / "evaluation" / "test"
@@ -142,7 +144,7 @@ def test_sigterm_saves_and_the_same_command_ends_in_the_same_state(
     done = run(line, environment)
     assert f"continuing after step {max(steps)} of {STEPS}" in done.stderr
     assert state_hash(tmp_path, STEPS) == state_hash(finished, STEPS)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = read_scalars(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
 
 
@@ -186,7 +188,7 @@ def test_the_negative_control_learns_and_chooses_without_the_truth(prepared, env
         )
         done = run(line, environment)
         assert done.returncode == 0, done.stderr
-        seen = json.loads((workdir / "metrics.jsonl").read_text())
+        [seen] = read_scalars(workdir / "metrics.jsonl")
         true = json.loads((workdir / "evaluation/validation/metrics.json").read_text())
         return seen["loss"], seen["validation/auroc"], true["auroc"]["value"]
 
@@ -222,7 +224,7 @@ def test_a_second_run_in_the_workdir_is_refused_and_the_first_never_notices(
     assert (second.returncode, one.returncode) == (2, 0)
     [sentence] = second.stderr.splitlines()
     assert f"{tmp_path} is being trained by process {one.pid} on " in sentence
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = read_scalars(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     assert not list(tmp_path.glob(".*"))
 
@@ -274,7 +276,24 @@ def test_a_full_disk_is_one_sentence_and_with_room_the_same_command_goes_on(
     one, other, *lines = done.stdout.splitlines()
     assert (one, other) == ("status 2", "status 0")
     # Fewer steps than are averaged in one report: the last one has the mean all the same.
-    assert "loss" in json.loads(lines[-1])
+    assert any("loss" in json.loads(line) for line in lines)
+
+
+def test_a_disk_without_room_for_the_decoded_images_is_one_sentence(
+    prepared, environment, small_disk
+):
+    train = " ".join(command("$disk/data", "$disk/run"))
+    done = small_disk(
+        "4m",
+        f"cp -r {prepared} $disk/data; rm -rf $disk/data/*/*/*/decoded-*; "
+        f"cat /dev/zero >$disk/other 2>/dev/null; truncate -s -32k $disk/other; "  # images: 55 kB
+        f"{train}; echo status $?",
+        env=environment,
+    )
+    assert done.stdout.split() == ["status", "2"], done.stderr
+    [sentence] = [text for text in done.stderr.splitlines() if "No space left" in text]
+    assert "/images.npy: No space left on device; make room" in sentence
+    assert sentence == done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("where", ["file", 300 * "x"])
@@ -313,7 +332,7 @@ def test_two_processes_train_the_same_as_one(finished, prepared, environment, tm
     errors = [process.communicate()[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
     ours, theirs = (
-        [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        [row["loss"] for row in read_scalars(folder / "metrics.jsonl")]
         for folder in (tmp_path, finished)
     )
     assert ours[:3] == pytest.approx(theirs[:3], abs=1e-4)

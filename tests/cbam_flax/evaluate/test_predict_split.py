@@ -9,6 +9,7 @@ from cbam_flax.evaluate import predict_split
 from cbam_flax.input_pipeline import Split
 from cbam_flax.models import create_model
 from cbam_flax.step import eval_step
+from data_prep.cli import UserError
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,12 @@ def test_logits_do_not_depend_on_batch_size_or_devices(
     found = predict_split.predict_split(model, variables, split, batch_size, mesh_of(devices))
     np.testing.assert_array_equal(found["logit"], exact["logit"])
     assert len(set(found["logit"])) == 37
+
+
+def test_a_model_whose_logits_are_not_finite_is_one_sentence(model, variables, split):
+    broken = jax.tree.map(lambda leaf: leaf * np.float32(1e30), variables)
+    with pytest.raises(UserError, match=r"37 of the 37 images of the test split .* not finite"):
+        predict_split.predict_split(model, broken, split, 16, mesh_of(1))
 
 
 def test_sharded_parameters_give_the_same_logits(model, variables, split, reference):
