@@ -33,7 +33,7 @@ def main() -> None:
     from cbam_flax.export.run import training_code
 
     bundle = read_bundle(arguments.bundle)
-    sources = reader.find_files([arguments.films], skip=arguments.bundle)[: arguments.count]
+    sources = reader.find_files([arguments.films])[: arguments.count]
     tasks = [reader.Task(source, bundle["preprocessing"], with_panel=False) for source in sources]
     read = [item for item in map(reader.read_file, tasks) if isinstance(item, reader.Decoded)]
     squares = np.stack([image.square for image in read])

@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    sources = reader.find_files([arguments.films], skip=arguments.bundle)[: arguments.count]
+    sources = reader.find_files([arguments.films])[: arguments.count]
     paths = [source.path for source in sources]
     preprocessing = Predictor.load(arguments.bundle, "onnx").bundle["preprocessing"]
     tasks = [reader.Task(source, preprocessing, with_panel=False) for source in sources]

@@ -13,7 +13,6 @@ half a file, which the next call refuses, and two calls at once on one folder ar
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +25,11 @@ from typing import Any
 
 from data_prep.cli import UserError, explain
 from data_prep.text_files import read_json, replace_text
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 MARKER = ".written_by.json"
 DRAFT = ".being_written"
@@ -267,7 +271,7 @@ def _made(out: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(out: Any) -> Iterator[None]:
     """Refuses a folder that another process is writing; the lock ends with its process."""
-    if not isinstance(out, pathlib.Path):
+    if fcntl is None or not isinstance(out, pathlib.Path):
         yield
         return
     descriptor = os.open(out, os.O_RDONLY)

@@ -51,7 +51,7 @@ def main() -> int:
 
     if arguments.dicom_output:
         dicom_output.require_highdicom()
-    sources = reader.find_files(arguments.paths, skip=arguments.out)
+    sources = reader.find_files(arguments.paths)
     wanted = {"overlays": arguments.overlays, "dicom": arguments.dicom_output}
     with folders.writing(
         arguments.out,

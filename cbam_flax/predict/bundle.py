@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cbam_flax.predict import schema, signature
 from data_prep.cli import UserError
+from data_prep.folders import sha256
 from data_prep.text_files import read_json
 
 if TYPE_CHECKING:
@@ -126,8 +127,3 @@ def describe_files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-
-
-def sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

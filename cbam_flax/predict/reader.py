@@ -125,7 +125,7 @@ def read_files(tasks: list[Task], workers: int) -> Iterator[Decoded | Refused]:
             yield result
 
 
-def find_files(paths: Iterable[pathlib.Path], skip: pathlib.Path) -> list[Source]:
+def find_files(paths: Iterable[pathlib.Path]) -> list[Source]:
     """Files as given and, below folders, everything whose name does not start with a dot; sorted.
 
     DICOM files often have no extension, so the content decides later. A file that is named twice
@@ -134,7 +134,6 @@ def find_files(paths: Iterable[pathlib.Path], skip: pathlib.Path) -> list[Source
 
     Args:
         paths: files and folders.
-        skip: a folder that is left out, because the results are written there.
 
     Raises:
         UserError: a path does not exist, or there is no file at all.
@@ -149,7 +148,7 @@ def find_files(paths: Iterable[pathlib.Path], skip: pathlib.Path) -> list[Source
             raise UserError(
                 f"{path} does not exist; give DICOM files or folders of them"
             ) from error
-        for file in sorted(_walk(path, skip)) if os.path.isdir(path) else [path]:
+        for file in sorted(_walk(path)) if os.path.isdir(path) else [path]:
             found.setdefault(os.path.realpath(file), file)  # unlike `resolve`, of a loop too
     if not found:
         raise UserError(f"there is no file in {', '.join(map(str, paths))}")
@@ -168,16 +167,11 @@ def _name(path: pathlib.Path, is_unique: bool) -> str:
     return f"{path.stem[: MAX_NAME // 4]}-{short}"
 
 
-def _walk(folder: pathlib.Path, skip: pathlib.Path) -> Iterator[pathlib.Path]:
+def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     unlisted: list[OSError] = []
-    skipped = os.path.realpath(skip)
     for parent, folders, files in os.walk(folder, onerror=unlisted.append):
         here = pathlib.Path(parent)
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and os.path.realpath(here / name) != skipped
-        ]
+        folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (here / name for name in files if not name.startswith("."))
     yield from (pathlib.Path(error.filename) for error in unlisted)
 

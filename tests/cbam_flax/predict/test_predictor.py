@@ -135,7 +135,7 @@ def test_good_radiographs_are_scored_between_bad_ones(toy, radiographs, tmp_path
     write_dicom(bad / "flat.dcm", np.zeros((8, 8), np.uint8))
     (bad / "empty.dcm").write_bytes(b"")
     paths = [radiographs[0], bad, *radiographs[1:]]
-    sources = reader.find_files(paths, skip=tmp_path / "out")
+    sources = reader.find_files(paths)
     out = tmp_path / "out"
     out.mkdir()
     predictor = Predictor.load(toy, batch_size=4)
@@ -155,7 +155,7 @@ def test_good_radiographs_are_scored_between_bad_ones(toy, radiographs, tmp_path
 
 def test_out_of_scope_is_flagged_and_not_decided(toy, tmp_path, write_dicom):
     path = write_dicom(tmp_path / "knee.dcm", IMAGES[0], BodyPartExamined="KNEE", ViewPosition="LL")
-    sources = reader.find_files([path], skip=tmp_path / "out")
+    sources = reader.find_files([path])
     score_files(Predictor.load(toy), sources, tmp_path, workers=0)
     [row] = read_csv(tmp_path / "predictions.csv")
     assert row["decision"] == "out of scope"
@@ -168,7 +168,7 @@ def test_what_makes_a_prediction_doubtful_stands_in_its_line(toy, tmp_path, writ
     taken = write_dicom(tmp_path / "taken.dcm", IMAGES[1])
     predictor = Predictor.load(toy)
     predictor.bundle["warnings"] = ["SMALL: 9 positive images.", "The split was chosen on."]
-    score_files(predictor, reader.find_files([drawn, taken], tmp_path), tmp_path, workers=0)
+    score_files(predictor, reader.find_files([drawn, taken]), tmp_path, workers=0)
     rows = read_csv(tmp_path / "predictions.csv")
     assert [row["warnings"] for row in rows] == ["SMALL;SYNTHETIC IMAGE", "SMALL"]
     assert all(row["decision"] != "out of scope" for row in rows)
@@ -181,7 +181,7 @@ def test_names_of_any_bytes_and_length_are_written(toy, tmp_path, write_dicom):
     for name in (b"caf\xe9.dcm", b"x" * 251 + b".dcm", b"y" * 255):
         with open(os.path.join(os.fsencode(folder), name), "wb") as file:
             file.write(image)
-    sources = reader.find_files([folder], skip=tmp_path / "out")
+    sources = reader.find_files([folder])
     out = tmp_path / "out"
     out.mkdir()
     predictor = Predictor.load(toy)
@@ -231,7 +231,7 @@ def test_a_full_disk_is_named_and_leaves_the_older_results(
             score_files(Predictor.load(toy), sources, draft, workers=0, overlays=True, dicom=True)
 
     monkeypatch.setattr(pathlib.Path, "mkdir", mkdir)
-    sources = reader.find_files(radiographs[:1], skip=out)
+    sources = reader.find_files(radiographs[:1])
     with pytest.raises(OSError, match=f"No space left on device.*{name}"):
         predict()
     assert {path.name for path in out.iterdir()} == {"predictions.csv", folders.MARKER}
@@ -242,7 +242,7 @@ def test_pictures_and_dicom_lie_beside_the_table(toy, radiographs, tmp_path, wri
     pydicom = pytest.importorskip("pydicom")
     pytest.importorskip("highdicom")
     anonymous = write_dicom(tmp_path / "anonymous.dcm", IMAGES[0], StudyInstanceUID=None)
-    sources = reader.find_files([*radiographs[:2], anonymous], skip=tmp_path / "out")
+    sources = reader.find_files([*radiographs[:2], anonymous])
     out = tmp_path / "out"
     out.mkdir()
     summary = score_files(Predictor.load(toy), sources, out, workers=2, overlays=True, dicom=True)

@@ -21,10 +21,10 @@ def names(sources: list[reader.Source]) -> list[str]:
     return [source.path.name for source in sources]
 
 
-def test_folders_are_searched_deep_and_sorted_without_hidden_files_and_results(tmp_path):
-    for name in ("b.dcm", "a/z", "a/c.dcm", ".DS_Store", ".git/x", "out/old.dcm"):
+def test_folders_are_searched_deep_and_sorted_without_hidden_files(tmp_path):
+    for name in ("b.dcm", "a/z", "a/c.dcm", ".DS_Store", ".git/x"):
         touch(tmp_path / name)
-    found = reader.find_files([tmp_path], skip=tmp_path / "out")
+    found = reader.find_files([tmp_path])
     assert names(found) == ["c.dcm", "z", "b.dcm"]
     assert [source.index for source in found] == [0, 1, 2]
 
@@ -32,14 +32,14 @@ def test_folders_are_searched_deep_and_sorted_without_hidden_files_and_results(t
 def test_a_file_named_twice_is_taken_once_and_the_given_order_stays(tmp_path):
     first, second = touch(tmp_path / "z.dcm"), touch(tmp_path / "a.dcm")
     (tmp_path / "link.dcm").symlink_to(first)
-    found = reader.find_files([first, tmp_path, second], skip=tmp_path / "out")
+    found = reader.find_files([first, tmp_path, second])
     assert names(found) == ["z.dcm", "a.dcm"]
 
 
 def test_equal_stems_get_names_of_their_own(tmp_path):
     for name in ("1/image.dcm", "2/image.dcm", "other.dcm"):
         touch(tmp_path / name)
-    ids = [source.image_id for source in reader.find_files([tmp_path], skip=tmp_path / "out")]
+    ids = [source.image_id for source in reader.find_files([tmp_path])]
     assert len(set(ids)) == 3
     assert "other" in ids
     assert all(id.startswith("image-") for id in ids if id != "other")
@@ -47,9 +47,9 @@ def test_equal_stems_get_names_of_their_own(tmp_path):
 
 def test_missing_and_empty_paths_are_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.dcm does not exist"):
-        reader.find_files([tmp_path / "nowhere.dcm"], skip=tmp_path / "out")
+        reader.find_files([tmp_path / "nowhere.dcm"])
     with pytest.raises(UserError, match="there is no file in"):
-        reader.find_files([tmp_path], skip=tmp_path / "out")
+        reader.find_files([tmp_path])
 
 
 def test_what_is_no_file_is_refused_by_name_and_stops_nothing(tmp_path, write_dicom):
@@ -62,7 +62,7 @@ def test_what_is_no_file_is_refused_by_name_and_stops_nothing(tmp_path, write_di
     (folder / "loop").symlink_to("loop")
     (folder / "parent").symlink_to(".")  # a folder that holds itself
     write_dicom(folder / "folder.dcm" / "image.dcm", GRADIENT)
-    sources = reader.find_files([folder, folder / "link", folder / "loop"], skip=tmp_path / "out")
+    sources = reader.find_files([folder, folder / "link", folder / "loop"])
     tasks = [reader.Task(source, PREPROCESSING, with_panel=False) for source in sources]
     results = {item.source.path.name: item for item in reader.read_files(tasks, 0)}
     assert isinstance(results.pop("image.dcm"), reader.Decoded)
@@ -85,7 +85,7 @@ def test_a_folder_that_cannot_be_listed_is_refused_by_name(tmp_path, monkeypatch
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    assert names(reader.find_files([tmp_path], skip=tmp_path / "out")) == ["image.dcm", "locked"]
+    assert names(reader.find_files([tmp_path])) == ["image.dcm", "locked"]
 
 
 class Bomb:
