@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -182,7 +183,7 @@ def _decode(folder: pathlib.Path, records: Any, split: str) -> dict[str, Any]:
     ) as error:
         raise UserError(
             f"a record of {_broken_file(builder, split) or records} cannot be read "
-            f"({error.message}); delete {records} and run data_prep.prepare again"
+            f"({_words(error.message)}); delete {records} and run data_prep.prepare again"
         ) from error
 
     text = {name: np.array([row[name].decode() for row in rows]) for name in TEXT_COLUMNS}
@@ -218,6 +219,11 @@ def _create_images(path: pathlib.Path, shape: tuple[int, ...]) -> np.memmap:
                     if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                         raise  # but some file systems cannot reserve
     return images
+
+
+def _words(message: str) -> str:
+    """TensorFlow's message without the names of its ops around it."""
+    return re.sub(r"\{\{.*?\}\}|\[Op:.*", "", message, flags=re.DOTALL).strip()
 
 
 def _broken_file(builder: Any, split: str) -> str | None:
