@@ -62,7 +62,7 @@ class Key(NamedTuple):
             str: "printable text" if self.allowed == TEXT else choices,
             int: f"an integer in {self.allowed}",
             float: f"a number in {self.allowed}",
-            dict: f"in exactly one of {', '.join(UNITS)}, in {self.allowed}",
+            dict: f"set by exactly one of {', '.join(UNITS)}, to a number in {self.allowed}",
         }[one].replace("in -1 | ", "that is -1 or in ")
         if not self.length:
             return words

@@ -101,8 +101,9 @@ def prepare_once(
     for flag, count in counts["flagged"].items():
         print(f"  {count} accepted with the flag {flag}; manifest.json has their names")
     for split, summary in splits.items():
+        patients = f"{summary['patients']:,}" if summary["patients"] else "unknown"
         print(
-            f"  {split:10}  {summary['images']:,} images of {summary['patients']:,} patients, "
+            f"  {split:10}  {summary['images']:,} images of {patients} patients, "
             f"{summary['positive']:,} positive; content hash {summary['content_sha256'][:12]}"
         )
 
