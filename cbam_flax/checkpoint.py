@@ -23,7 +23,7 @@ from cbam_flax.models import CBAMResNet, create_model
 from cbam_flax.provenance import sha256_of_json
 from cbam_flax.step import TrainState
 from data_prep.cli import UserError
-from data_prep.text_files import read_json, replace_text
+from data_prep.files.text_files import read_json, replace_text
 
 BEST = "auroc"  # on validation
 

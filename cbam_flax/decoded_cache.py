@@ -23,8 +23,8 @@ import jax
 import numpy as np
 
 from data_prep.cli import UserError, cores, naming, progress
+from data_prep.files.text_files import read_json
 from data_prep.manifest import SPLIT_SUMMARY, summarise_split
-from data_prep.text_files import read_json
 
 FORMAT = 1
 FILES = ("images.npy", "columns.npz")

@@ -17,7 +17,8 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from cbam_flax import command_line
-from data_prep import cli, locks
+from data_prep import cli
+from data_prep.files import locks
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/, or one like them")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run, local or gs://")

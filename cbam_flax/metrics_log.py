@@ -10,7 +10,7 @@ from clu import metric_writers
 from etils import epath
 
 from data_prep.cli import UserError, naming
-from data_prep.text_files import read_json_lines, replace_text
+from data_prep.files.text_files import read_json_lines, replace_text
 
 OBJECT_SECONDS = 10.0  # between two uploads: a bucket takes one a second of an object
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from data_prep import csv_files
 from data_prep.cli import UserError
+from data_prep.files import csv_files
+from data_prep.files.text_files import read_json
 from data_prep.grey_range import distribution, grey_range
-from data_prep.text_files import read_json
 
 SCHEMA = 1
 _NAMES = {"file", "image_id", "message"}  # of a line, which come from the names of files

@@ -22,8 +22,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from data_prep import locks, manifest
+from data_prep import manifest
 from data_prep.cli import UserError, progress
+from data_prep.files import locks
 
 MARK = "prepare.json"
 # What may lie among records: files of TFDS, of `prepare`, and the images that training decoded.

@@ -13,7 +13,7 @@ from etils import epath
 
 from data_prep.cli import UserError
 from data_prep.dicom import DicomRefusal
-from data_prep.regular_files import read_bytes
+from data_prep.files.regular_files import read_bytes
 
 IMAGES = "stage_2_train_images"
 LABELS = "stage_2_train_labels.csv"

@@ -13,7 +13,8 @@ if not sys.platform.startswith("linux") or not shutil.which("cc"):
 
 CAREFUL = """
 import pathlib
-from data_prep import cli, text_files
+from data_prep import cli
+from data_prep.files import text_files
 cli.run(lambda: text_files.replace_text(pathlib.Path("result.txt"), "new" * 9))
 """
 CARELESS = """

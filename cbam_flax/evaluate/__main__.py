@@ -9,7 +9,8 @@ import os
 
 from absl import logging
 
-from data_prep import cli, folders
+from data_prep import cli
+from data_prep.files import folders
 
 EXAMPLE = """examples:
   python -m cbam_flax.evaluate --workdir=runs/rsna --split=test

@@ -13,9 +13,9 @@ from cbam_flax.evaluate import calibration, report
 from cbam_flax.evaluate.calibration import Calibration
 from cbam_flax.evaluate.predict_split import FURTHER_COLUMNS, Predictions
 from cbam_flax.input_pipeline import Split
-from data_prep import csv_files, folders, unmarked_folder
 from data_prep.cli import UserError
-from data_prep.text_files import read_json
+from data_prep.files import csv_files, folders, unmarked_folder
+from data_prep.files.text_files import read_json
 
 COLUMNS = ("image_id", "patient_id", "label", "probability", "logit", *FURTHER_COLUMNS)
 EVALUATE_AGAIN = "run cbam_flax.evaluate again, under another --name or with that moved away"

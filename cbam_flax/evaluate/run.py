@@ -22,8 +22,8 @@ from cbam_flax.evaluate.patients import with_known_patients
 from cbam_flax.evaluate.predict_split import Predictions, predict_split
 from cbam_flax.input_pipeline import Split, load_split
 from cbam_flax.provenance import variables_sha256
-from data_prep import folders
 from data_prep.cli import UserError
+from data_prep.files import folders
 from data_prep.manifest import is_synthetic
 
 EXPLAINED = 100  # positive images whose saliency maps are scored against their boxes

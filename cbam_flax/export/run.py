@@ -22,8 +22,9 @@ from cbam_flax.export.run_record import describe, read_run
 from cbam_flax.models import CBAMResNet, attention_maps, create_model
 from cbam_flax.predict import bundle as bundle_lib
 from cbam_flax.predict import runtimes, schema, signature
-from data_prep import cli, folders
-from data_prep.text_files import read_json
+from data_prep import cli
+from data_prep.files import folders
+from data_prep.files.text_files import read_json
 
 TOLERANCE = 1e-4  # the largest difference from the training code that an artefact may show
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from cbam_flax import provenance
 from cbam_flax.evaluate import folder as evaluation_folder
 from cbam_flax.predict.bundle import SCHEMA
-from data_prep import folders
 from data_prep.cli import UserError
+from data_prep.files import folders
 from data_prep.manifest import SYNTHETIC_WARNING, is_synthetic, read_manifest
 
 if TYPE_CHECKING:

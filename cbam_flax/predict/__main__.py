@@ -6,7 +6,8 @@ import sys
 
 from cbam_flax.predict import RUNTIMES, Predictor, dicom_output, reader
 from cbam_flax.predict.score_files import earlier_results, output_names, score_files
-from data_prep import cli, folders
+from data_prep import cli
+from data_prep.files import folders
 
 EXAMPLE = """example:
   python -m cbam_flax.predict --bundle=runs/rsna_bundle --out=answers film.dcm folder_of_films/

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from cbam_flax.predict import schema, signature
 from data_prep.cli import UserError
-from data_prep.folders import sha256
-from data_prep.text_files import read_json
+from data_prep.files.folders import sha256
+from data_prep.files.text_files import read_json
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -11,7 +11,8 @@ import numpy as np
 from cbam_flax.predict import reader, results
 from cbam_flax.predict.predictor import Predictor
 from cbam_flax.predict.scope import out_of_scope
-from data_prep import cli, csv_files, folders, unmarked_folder
+from data_prep import cli
+from data_prep.files import csv_files, folders, unmarked_folder
 from data_prep.grey_range import never_seen
 
 REJECTED_COLUMNS = ("file", "code", "message")

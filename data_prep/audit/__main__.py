@@ -8,8 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from data_prep import cli, folders
-from data_prep.regular_files import NotAFileError, TooLargeError, read_bytes
+from data_prep import cli
+from data_prep.files import folders
+from data_prep.files.regular_files import NotAFileError, TooLargeError, read_bytes
 
 EXAMPLE = """example:
   python -m data_prep.audit --raw=rsna --mapping=download --out=audit.json

@@ -21,7 +21,7 @@ from data_prep.dicom.codestream import parse_codestream, repair_scan
 from data_prep.dicom.grey import to_grey
 from data_prep.dicom.header import HEADER_KEYWORDS, read_header
 from data_prep.dicom.refusal import REFUSAL_CODES, DicomRefusal
-from data_prep.regular_files import NotAFileError, TooLargeError, read_bytes
+from data_prep.files.regular_files import NotAFileError, TooLargeError, read_bytes
 
 # pydicom logs and warns on each oddity, with tracebacks; here they are refusals or harmless.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)

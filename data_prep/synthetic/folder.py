@@ -13,12 +13,12 @@ import multiprocessing
 import pathlib
 from concurrent.futures import ProcessPoolExecutor
 
-from data_prep import folders
 from data_prep.cli import UserError, progress
+from data_prep.files import folders
+from data_prep.files.text_files import read_json
 from data_prep.synthetic.dicom_file import uids_of, write_radiograph
 from data_prep.synthetic.phantom import Box
 from data_prep.synthetic.planning import Plan, plans
-from data_prep.text_files import read_json
 
 MAPPING_FILE = "pneumonia-challenge-dataset-mappings_2018.json"
 _MARK = "SYNTHETIC.json"  # says what made the folder, so that a finished one is not made again

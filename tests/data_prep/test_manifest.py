@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from data_prep import csv_files, manifest
+from data_prep import manifest
 from data_prep.cli import UserError
+from data_prep.files import csv_files
 
 
 def records(pixel=7, age=float("nan")):

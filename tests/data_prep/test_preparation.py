@@ -8,8 +8,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 import data_prep.rsna_pneumonia
-from data_prep import locks, preparation, rsna
+from data_prep import preparation, rsna
 from data_prep.cli import UserError
+from data_prep.files import locks
 from data_prep.preparation import prepare_once
 from data_prep.radiographs import Preprocessing
 

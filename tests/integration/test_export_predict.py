@@ -17,8 +17,8 @@ from cbam_flax import checkpoint
 from cbam_flax.config import default_config
 from cbam_flax.models import create_model
 from cbam_flax.step import TrainState
-from data_prep import folders
 from data_prep.dicom import read_radiograph
+from data_prep.files import folders
 from data_prep.resize import fit_image
 
 ROOT = pathlib.Path(__file__).parents[2]

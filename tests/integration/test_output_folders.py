@@ -16,8 +16,8 @@ from cbam_flax.export import artefacts
 from cbam_flax.export.run_record import SCOPE
 from cbam_flax.predict import __main__ as predict_main
 from cbam_flax.predict import bundle as bundle_lib
-from data_prep import folders
 from data_prep.cli import UserError
+from data_prep.files import folders
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIZE = 32

@@ -14,8 +14,8 @@ from cbam_flax.evaluate import run as run_lib
 from cbam_flax.input_pipeline import Split
 from cbam_flax.models import create_model
 from cbam_flax.step import TrainState
-from data_prep import folders
 from data_prep.cli import UserError
+from data_prep.files import folders
 
 SIZES = {"train": 60, "validation": 45, "test": 50}
 QUICK = {"resamples": 50, "explained": 0}

@@ -5,8 +5,8 @@ import pytest
 
 from cbam_flax.export import artefacts, run
 from cbam_flax.predict.bundle import ARTEFACTS
-from data_prep import folders
 from data_prep.cli import UserError
+from data_prep.files import folders
 
 EXPECTED = {"probability": np.array([0.2, 0.7]), "attention": np.full((2, 4, 4), 0.5)}
 

@@ -13,9 +13,9 @@ from cbam_flax.export import artefacts
 from cbam_flax.export.run_record import SCOPE
 from cbam_flax.predict import Predictor, bundle, reader, runtimes
 from cbam_flax.predict.score_files import Summary, score_files
-from data_prep import csv_files, folders
 from data_prep.cli import UserError
 from data_prep.dicom import DicomRefusal
+from data_prep.files import csv_files, folders
 
 SIZE = 32
 RNG = np.random.default_rng(0)

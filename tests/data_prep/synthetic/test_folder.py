@@ -11,8 +11,9 @@ import pydicom
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from data_prep import folders, mapping
+from data_prep import mapping
 from data_prep.cli import UserError
+from data_prep.files import folders
 from data_prep.synthetic import phantom, planning
 from data_prep.synthetic.folder import MAPPING_FILE, write
 

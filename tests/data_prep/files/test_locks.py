@@ -8,13 +8,14 @@ import threading
 import pytest
 from etils import epath
 
-from data_prep import locks
 from data_prep.cli import UserError
+from data_prep.files import locks
 
 # Takes the lock, says so, and holds it until it reads the end of its input.
 HOLDER = """
 import sys
-from data_prep import cli, locks
+from data_prep import cli
+from data_prep.files import locks
 def main():
     with locks.hold(sys.argv[1], "trained"):
         print("held", flush=True)

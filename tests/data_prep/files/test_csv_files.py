@@ -5,8 +5,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from data_prep import csv_files
 from data_prep.cli import UserError
+from data_prep.files import csv_files
 
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 # Any code point, lone surrogates too, but mostly those that mean something to a parser.

@@ -13,8 +13,8 @@ from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep import folders, unmarked_folder
 from data_prep.cli import UserError
+from data_prep.files import folders, unmarked_folder
 
 INDEX = "index.csv"
 

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from data_prep import regular_files
-from data_prep.regular_files import NotAFileError, TooLargeError, read_bytes
+from data_prep.files import regular_files
+from data_prep.files.regular_files import NotAFileError, TooLargeError, read_bytes
 
 
 def test_a_file_and_a_link_to_it_are_read_up_to_the_bound(tmp_path):

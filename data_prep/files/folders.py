@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from data_prep.cli import UserError, explain
-from data_prep.text_files import read_json, replace_text
+from data_prep.files.text_files import read_json, replace_text
 
 try:
     import fcntl

@@ -1,10 +1,10 @@
-"""Output folders of the version that left no list of its files; `data_prep.folders` writes one."""
+"""Output folders of the version that left no list of its files, as `folders` now does."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_prep.folders import Files, sha256
+from data_prep.files.folders import Files, sha256
 
 _SECONDS = 60.0  # within which a command wrote the files that it wrote at its end
 

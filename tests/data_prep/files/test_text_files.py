@@ -3,7 +3,7 @@ import pathlib
 import pytest
 
 from data_prep.cli import UserError
-from data_prep.text_files import read_json, read_json_lines, replace_text
+from data_prep.files.text_files import read_json, read_json_lines, replace_text
 
 
 @pytest.mark.parametrize(
