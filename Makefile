@@ -1,15 +1,19 @@
-# Two commands do everything on a machine with Python >= 3.11: `make demo` and `make test`.
+# Two commands do everything on a machine with Python 3.11 to 3.13: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO ?= demo
 export TF_CPP_MIN_LOG_LEVEL := 2
 export TF_ENABLE_ONEDNN_OPTS := 0
 
-.PHONY: demo test check format clean
+.PHONY: install demo test check format clean
+
+install: .venv/installed
 
 # The stamp is written last, so that an install that was cut off is done again.
 .venv/installed: requirements.txt constraints.txt
-	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or \
+		sys.exit("error: the pinned packages need Python 3.11, 3.12 or 3.13, and this is " \
+		f"{v[0]}.{v[1]}; give another one, as in make PYTHON=python3.13")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip check
