@@ -10,7 +10,8 @@
 //   FAULTS_AT     the number of the call, from 1; the first one from there that the fault can meet
 //   FAULTS_KIND   ENOSPC, EIO, EACCES or KILL; unset: only count
 //
-// A full disk stays full: ENOSPC is given to all later calls too, and the first write is cut to its
+// A full disk stays full: ENOSPC is given to all later calls too that need room (a rename within the
+// file system needs none), and the first write is cut to its
 // half. KILL cuts it as well. EACCES meets the calls that name a path, because an open file has its
 // permission. What libc calls inside itself (a stream's own write) cannot be seen from here,
 // therefore the calls of streams are counted instead.
@@ -262,10 +263,10 @@ MMAP(mmap64, off64_t)
     return REAL(name)(__VA_ARGS__); \
   }
 #define CWD AT_FDCWD
-ON_PATH("rename", rename, NEEDS_ROOM, CWD, to, (const char *from, const char *to), from, to)
-ON_PATH("rename", renameat, NEEDS_ROOM, there, to,
+ON_PATH("rename", rename, 0, CWD, to, (const char *from, const char *to), from, to)
+ON_PATH("rename", renameat, 0, there, to,
         (int here, const char *from, int there, const char *to), here, from, there, to)
-ON_PATH("rename", renameat2, NEEDS_ROOM, there, to,
+ON_PATH("rename", renameat2, 0, there, to,
         (int here, const char *from, int there, const char *to, unsigned flags), here, from, there,
         to, flags)
 ON_PATH("link", link, NEEDS_ROOM, CWD, to, (const char *from, const char *to), from, to)

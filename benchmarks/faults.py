@@ -38,7 +38,7 @@ from data_prep import cli
 
 NAMED = ("create", "open", "mkdir", "rename", "link", "unlink", "rmdir")
 NEEDS_ROOM = (
-    *("create", "mkdir", "rename", "link", "write", "pwrite", "fwrite"),
+    *("create", "mkdir", "link", "write", "pwrite", "fwrite"),
     *("fflush", "fclose", "sendfile"),
 )
 FAULTS: dict[str, tuple[str, ...]] = {  # the calls that each can meet, as faults.c has them

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cbam_flax.predict import schema, signature
 from data_prep.cli import UserError
-from data_prep.files.folders import sha256
+from data_prep.files.placing import sha256
 from data_prep.files.text_files import read_json
 
 if TYPE_CHECKING:

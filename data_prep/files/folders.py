@@ -13,17 +13,17 @@ half a file, which the next call refuses, and two calls at once on one folder ar
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import pathlib
 import re
 import shutil
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from data_prep.cli import UserError, explain
+from data_prep.files.placing import Files, holds, is_there, place, sha256
 from data_prep.files.text_files import read_json, replace_text
 
 try:
@@ -34,8 +34,6 @@ except ImportError:  # Windows
 MARKER = ".written_by.json"
 DRAFT = ".being_written"
 MAX_NAME = 100  # bytes of a folder's name; file systems allow 255
-
-Files = Mapping[str, Sequence[str]]  # path in the folder -> each SHA-256 that the file may have
 
 
 def check_name(name: str) -> str:
@@ -109,7 +107,8 @@ def writing(
 ) -> Iterator[Any]:
     """Yields an empty folder whose files take their places in `out` when the block ends well.
 
-    When it does not, `out` is as before.
+    When it does not, `out` is as before; on gs:// only if the error came before the first file was
+    put in its place.
 
     Args:
         out: pathlib.Path or epath.Path, made with its parents if it does not exist.
@@ -127,7 +126,7 @@ def writing(
     check_place(out, inputs)
     with _made(out), _locked(out):
         own = _check_content(out, command, {index, *outputs}, earlier)
-        is_new, draft, listed = not (out / MARKER).exists(), out / DRAFT, own
+        had_marker, draft, listed = (out / MARKER).exists(), out / DRAFT, own
         try:
             _write_marker(out, command, own, has_draft=True)
             _remove(draft)  # of a call that was killed
@@ -136,38 +135,32 @@ def writing(
             new = {path.relative_to(draft).as_posix(): (sha256(path),) for path in _files(draft)}
             _refuse_others(out, {*own, *new}, own)
             both = {name: {*own.get(name, ()), *new.get(name, ())} for name in {*own, *new}}
-            listed = {name: sorted(hashes) for name, hashes in both.items()}
-            _write_marker(out, command, listed, has_draft=True)
-            is_new = False
-            _place(out, draft, index, old=own, new=new)
-            listed = new
+            _write_marker(out, command, both, has_draft=True)
+            try:
+                place(out, draft, index, old=own, new=new)
+                listed = new
+            except BaseException:
+                listed = own if holds(out, own, absent=new.keys() - own.keys()) else both
+                raise
         finally:
             _remove(draft)
-            if is_new:
+            has_draft = is_there(draft)  # where it could not be removed
+            if listed is own and not had_marker and not has_draft:
                 (out / MARKER).unlink(missing_ok=True)
             else:
-                _write_marker(out, command, listed, has_draft=False)
+                _write_marker(out, command, listed, has_draft=has_draft)
 
 
 def is_unfinished(out: Any) -> bool:
     """Whether a call was killed that was writing this folder."""
-    return _is_there(out / MARKER) and _read_marker(out)["has_draft"]
+    return is_there(out / MARKER) and _read_marker(out)["has_draft"]
 
 
 def was_changed(out: Any, name: str) -> bool:
     """Whether a file is not as its command left it; False where a version without marker wrote."""
-    if not _is_there(out / MARKER):
+    if not is_there(out / MARKER):
         return False
     return sha256(out / name) not in _read_marker(out)["files"].get(name, ())
-
-
-def sha256(path: Any) -> str:
-    """Of a file, a pathlib.Path or epath.Path."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _as_local(path: Any) -> Any:
@@ -182,9 +175,9 @@ def _check_content(
 ) -> Files:
     """The files in `out` that the command has written, after a look for all that is in its way."""
     own, draft = {}, out / DRAFT
-    if _is_there(draft) and (_is_link(draft) or not draft.is_dir() or not is_unfinished(out)):
+    if is_there(draft) and (_is_link(draft) or not draft.is_dir() or not is_unfinished(out)):
         raise UserError(f"{draft} is in the way; move it away or give a new folder")
-    if _is_there(out / MARKER):
+    if is_there(out / MARKER):
         marker = _read_marker(out)
         if marker["command"] != command:
             raise UserError(f"{out} holds what {marker['command']} has written; give a new folder")
@@ -199,29 +192,14 @@ def _refuse_others(out: Any, names: set[str], own: Files) -> None:
     for name in sorted(names):
         path = out / name
         for folder in list(path.parents)[: len(pathlib.PurePosixPath(name).parts) - 1]:
-            if _is_link(folder) or (_is_there(folder) and not folder.is_dir()):
+            if _is_link(folder) or (is_there(folder) and not folder.is_dir()):
                 raise UserError(f"{folder} is in the way; move it away or give a new folder")
         is_own = path.is_file() and not _is_link(path) and sha256(path) in own.get(name, ())
-        if _is_there(path) and not is_own:
+        if is_there(path) and not is_own:
             was = "was changed since" if name in own else "was not written by"
             raise UserError(
                 f"{path} {was} the last call of this command; move it away or give a new folder"
             )
-
-
-def _place(out: Any, draft: Any, index: str, *, old: Files, new: Files) -> None:
-    for name in new:
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-    (out / index).unlink(missing_ok=True)
-    for name in old.keys() - new.keys():
-        (out / name).unlink(missing_ok=True)
-    for name in sorted(new, key=lambda name: (name == index, name)):
-        (draft / name).replace(out / name)
-    if isinstance(out, pathlib.Path):
-        emptied = {folder for name in old for folder in pathlib.PurePosixPath(name).parents}
-        for folder in sorted(emptied - {pathlib.PurePosixPath()}, reverse=True):
-            with contextlib.suppress(OSError):  # it holds something
-                (out / folder).rmdir()
 
 
 def _read_marker(out: Any) -> dict[str, Any]:
@@ -238,7 +216,7 @@ def _read_marker(out: Any) -> dict[str, Any]:
 
 
 def _write_marker(out: Any, command: str, files: Files, *, has_draft: bool) -> None:
-    listed = {name: list(files[name]) for name in sorted(files)}
+    listed = {name: sorted(files[name]) for name in sorted(files)}
     content = {"command": command, "has_draft": has_draft, "files": listed}
     replace_text(out / MARKER, json.dumps(content, indent=1) + "\n")
 
@@ -253,7 +231,7 @@ def _is_inside(name: str) -> bool:
 @contextlib.contextmanager
 def _made(out: Any) -> Iterator[None]:
     """The folder with its parents; those that were missing and stay empty are removed again."""
-    missing = [path for path in (out, *out.parents) if not _is_there(path)]
+    missing = [path for path in (out, *out.parents) if not is_there(path)]
     try:
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -299,10 +277,6 @@ def _remove(draft: Any) -> None:
 def _files(folder: Any) -> Iterator[Any]:
     for path in folder.iterdir():  # epath has no recursive glob
         yield from _files(path) if path.is_dir() else (path,)
-
-
-def _is_there(path: Any) -> bool:
-    return os.path.lexists(path) if isinstance(path, pathlib.Path) else path.exists()
 
 
 def _is_link(path: Any) -> bool:

@@ -325,6 +325,10 @@ def test_after_a_full_disk_at_any_moment_the_same_command_finishes(tmp_path, mon
         with contextlib.suppress(OSError, UserError):
             write(root, NEW)
         monkeypatch.undo()
+        drafts = (folders.DRAFT, f"{folders.DRAFT}/")
+        after = {name: text for name, text in texts(root).items() if not name.startswith(drafts)}
+        after.pop(f".{folders.MARKER}", None)
+        assert after in (seen(OLD), seen(NEW)), tried
         write(root, NEW)
         assert tree(root) == undisturbed, tried
         if left > 0:  # more than the command does
