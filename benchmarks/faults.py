@@ -22,6 +22,7 @@ import argparse
 import collections
 import dataclasses
 import itertools
+import json
 import os
 import pathlib
 import re
@@ -35,6 +36,7 @@ from benchmarks.fault_cases import make_cases
 from benchmarks.fault_contents import content
 from benchmarks.fault_runs import Bench, Case, Ended
 from data_prep import cli
+from data_prep.files import folders, placing
 
 NAMED = ("create", "open", "mkdir", "rename", "link", "unlink", "rmdir")
 NEEDS_ROOM = (
@@ -157,6 +159,24 @@ def differences(case: Case, folder: pathlib.Path, expected: Undisturbed) -> str:
     return ""
 
 
+def is_recoverable(folder: pathlib.Path, old: dict[str, str]) -> bool:
+    """Whether a killed call has left the old files, some of them aside, and no index to new ones.
+
+    The next call puts them back before anything else.
+    """
+    marker, aside = folder / folders.MARKER, folder / folders.DRAFT / placing.ASIDE
+    if not marker.is_file() or not json.loads(marker.read_text())["has_draft"]:
+        return False
+    own = {
+        key: value
+        for place in (folder, aside)  # what is aside counts more than what took its place
+        for key, value in content(place).items()
+        if not key.startswith((folders.DRAFT, folders.MARKER))
+    }
+    kept = {key: value for key, value in old.items() if not key.startswith(folders.MARKER)}
+    return own.items() >= kept.items()
+
+
 def lost(case: Case, folder: pathlib.Path, expected: Undisturbed) -> str:
     """What is no longer there of the files of others and of the command's earlier result."""
     for path in sorted(p for p in case.start.rglob("*") if p.is_file()):
@@ -175,8 +195,10 @@ def lost(case: Case, folder: pathlib.Path, expected: Undisturbed) -> str:
             beside = (folder / output).parent
             # An old result that is being replaced may stand beside the new one for a moment.
             places = [folder / output, *(beside.iterdir() if beside.is_dir() else ())]
-            if expected.of(output, places[0]) != new and not any(
-                expected.of(output, place) == old for place in places
+            if (
+                expected.of(output, places[0]) != new
+                and not any(expected.of(output, place) == old for place in places)
+                and not is_recoverable(folder / output, old)
             ):
                 return f"{output} is neither the old nor the new"
     return ""

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from data_prep.cli import UserError, explain
-from data_prep.files.placing import Files, holds, is_there, place, sha256
+from data_prep.files.placing import Files, holds, is_there, place, put_back, sha256
 from data_prep.files.text_files import read_json, replace_text
 
 try:
@@ -129,6 +129,7 @@ def writing(
         had_marker, draft, listed = (out / MARKER).exists(), out / DRAFT, own
         try:
             _write_marker(out, command, own, has_draft=True)
+            put_back(out, draft, index, own)
             _remove(draft)  # of a call that was killed
             draft.mkdir()
             yield draft
@@ -138,6 +139,8 @@ def writing(
             _write_marker(out, command, both, has_draft=True)
             try:
                 place(out, draft, index, old=own, new=new)
+                # From here on what was replaced does not come back.
+                _write_marker(out, command, new, has_draft=True)
                 listed = new
             except BaseException:
                 listed = own if holds(out, own, absent=new.keys() - own.keys()) else both

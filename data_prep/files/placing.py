@@ -43,6 +43,18 @@ def place(out: Any, draft: Any, index: str, *, old: Files, new: Files) -> None:
                 (out / folder).rmdir()
 
 
+def put_back(out: Any, draft: Any, index: str, own: Files) -> None:
+    """What a killed call was replacing returns, if it is still listed; the index last."""
+    aside = draft / ASIDE
+    if not isinstance(out, pathlib.Path) or not aside.is_dir():
+        return
+    listed = [name for name in own if holds(aside, {name: own[name]}, absent=())]
+    for name in sorted(listed, key=lambda name: name == index):
+        if not is_there(out / name) or holds(out, {name: own[name]}, absent=()):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (aside / name).replace(out / name)
+
+
 def holds(out: Any, files: Files, absent: Iterable[str]) -> bool:
     """Whether the folder has these files as they are listed, and has not those."""
     try:

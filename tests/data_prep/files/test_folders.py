@@ -292,6 +292,10 @@ def test_after_a_kill_at_any_moment_the_same_command_finishes(tmp_path, monkeypa
             assert (state / "maps/b.png").read_text() == "b"  # no old index over new files
         if index.exists() and index.read_text() == "new":
             assert (state / "notes.md").read_text() == "n"
+        with pytest.raises(ValueError, match="bad input"):
+            write(state, NEW, fail=ValueError("bad input"))
+        whole = OLD if (state / INDEX).read_text() == "old" else NEW
+        assert texts(state).items() >= whole.items(), state
         write(state, NEW)
         assert tree(state) == undisturbed, state
 
