@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.kill import state_hash
+from data_prep.files import folders
 
 TURN = threading.Lock()  # of TensorFlow and Orbax in this process
 
@@ -19,6 +20,8 @@ def content(path: pathlib.Path) -> dict[str, str]:
     for file in files:
         name = file.relative_to(path).as_posix()
         parts = file.relative_to(path).parts
+        if file.name == folders.MARKER:  # says whose the files are, and how far a call came
+            continue
         if "tensorboard" in parts or any(part.startswith("decoded-v") for part in parts):
             continue
         if "checkpoints" in parts:

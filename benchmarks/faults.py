@@ -171,10 +171,9 @@ def is_recoverable(folder: pathlib.Path, old: dict[str, str]) -> bool:
         key: value
         for place in (folder, aside)  # what is aside counts more than what took its place
         for key, value in content(place).items()
-        if not key.startswith((folders.DRAFT, folders.MARKER))
+        if not key.startswith(folders.DRAFT)
     }
-    kept = {key: value for key, value in old.items() if not key.startswith(folders.MARKER)}
-    return own.items() >= kept.items()
+    return own.items() >= old.items()
 
 
 def lost(case: Case, folder: pathlib.Path, expected: Undisturbed) -> str:
