@@ -1,3 +1,5 @@
+import subprocess
+
 import numpy as np
 
 from cbam_flax import provenance
@@ -27,3 +29,15 @@ def test_the_code_fingerprint_names_packages_and_survives_without_git(monkeypatc
     without = provenance.code_fingerprint()
     assert without["commit"] is None
     assert without["sha256"] == found["sha256"]
+
+
+def test_the_commit_of_a_repository_around_an_installed_package_is_not_taken(monkeypatch, tmp_path):
+    for arguments in (["init"], ["commit", "--allow-empty", "--message=theirs"]):
+        name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *name, *arguments], cwd=tmp_path, check=True, capture_output=True)
+    installed = tmp_path / "site-packages"
+    installed.mkdir()
+    monkeypatch.setattr(provenance, "ROOT", installed)
+    assert provenance.code_fingerprint()["commit"] is None
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    assert provenance.code_fingerprint()["commit"]
