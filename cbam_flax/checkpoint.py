@@ -1,6 +1,6 @@
 """What is saved, when it is kept, and how it comes back.
 
-A checkpoint holds the state and a record: the config, the fingerprint of the data, the validation
+A checkpoint holds the state and a record: version, config, fingerprint of the data, validation
 figures, a hash of the state and one of the record itself. Both are checked whenever it is read. The
 position in the data is the state's step: the order of examples is a function of it.
 """

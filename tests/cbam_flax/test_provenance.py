@@ -2,7 +2,7 @@ import subprocess
 
 import numpy as np
 
-from cbam_flax import provenance
+from cbam_flax import __version__, provenance
 
 
 def test_variables_are_told_apart_by_value_name_and_shape():
@@ -24,6 +24,7 @@ def test_the_code_fingerprint_names_packages_and_survives_without_git(monkeypatc
     assert len(found["sha256"]) == 64
     for package in ("cbam_flax", "data_prep"):
         assert (provenance.ROOT / package / "__init__.py").is_file()
+    assert found["version"] == __version__
     assert found["packages"]["jax"]
     monkeypatch.setenv("PATH", "")
     without = provenance.code_fingerprint()
