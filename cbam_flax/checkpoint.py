@@ -1,6 +1,6 @@
 """What is saved, when it is kept, and how it comes back.
 
-A checkpoint holds the state and a record: the config, the fingerprint of the data, the validation
+A checkpoint holds the state and a record: version, config, fingerprint of the data, validation
 figures, a hash of the state and one of the record itself. Both are checked whenever it is read. The
 position in the data is the state's step: the order of examples is a function of it.
 """
@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
+from cbam_flax import __version__
 from cbam_flax import config as config_lib
 from cbam_flax.checksum import state_hash
 from cbam_flax.models import CBAMResNet, create_model
@@ -88,6 +89,7 @@ def save(
         metrics = metrics | {"step": step}  # for `_rank`
     record = {
         "step": step,
+        "version": __version__,
         "config": json.loads(config.to_json()),
         "data": fingerprint,
         "metrics": metrics,

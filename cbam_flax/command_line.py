@@ -63,10 +63,15 @@ def parse_flags(values: flags.FlagValues, argv: list[str], needed: Sequence[str]
 
 
 class ConfigFile(flags.ArgumentParser):
-    """Reads `FILE` or `FILE:ARGUMENT`; what is wrong in the file is told with its line."""
+    """Reads `FILE` or `FILE:ARGUMENT`; what is wrong in the file is told with its line.
+
+    Where there is no folder configs/, as after `pip install`, configs/NAME.py is the package's own.
+    """
 
     def parse(self, path: str) -> ConfigDict:
         file, *argument = path.split(":", 1)
+        if Path(file).parent == Path("configs") and not Path("configs").exists():
+            file = str(Path(__file__).parents[1] / file)
         if not Path(file).is_file():
             raise UserError(f"there is no config file {file}; configs/ holds some")
         try:

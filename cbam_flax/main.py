@@ -109,7 +109,7 @@ def _log_own_lines() -> None:
     handler.addFilter(wanted)
 
 
-if __name__ == "__main__":
+def command() -> None:
     # Before the config is read, whose imports would choose another level.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -117,3 +117,7 @@ if __name__ == "__main__":
         lambda: app.run(lambda _: sys.exit(main()), flags_parser=PARSER),
         sigterm=cli.INTERRUPTED,
     )
+
+
+if __name__ == "__main__":
+    command()

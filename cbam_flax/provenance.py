@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from cbam_flax import __version__
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGES = ("jax", "flax", "jax2onnx", "onnx", "tensorflow-cpu", "tensorflow", "numpy")
 
@@ -25,7 +27,7 @@ def variables_sha256(variables: dict[str, Any]) -> str:
 
 
 def code_fingerprint() -> dict[str, Any]:
-    """Hash of both packages' sources, the git commit where there is one, and package versions."""
+    """Version, hash of both packages' sources, the git commit in a checkout, package versions."""
     digest = hashlib.sha256()
     for package in ("cbam_flax", "data_prep"):
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -36,10 +38,17 @@ def code_fingerprint() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {"sha256": digest.hexdigest(), "commit": _git_commit(), "packages": versions}
+    return {
+        "version": __version__,
+        "sha256": digest.hexdigest(),
+        "commit": _git_commit(),
+        "packages": versions,
+    }
 
 
 def _git_commit() -> str | None:
+    if not (ROOT / ".git").exists():  # installed, perhaps into a folder of another repository
+        return None
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

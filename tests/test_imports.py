@@ -16,7 +16,7 @@ ALLOWED = {
     "evaluate": (FLAT - {"main", "train"}) | {"models", "predict"},
     "export": (FLAT - {"main", "train"}) | {"models", "predict", "evaluate"},
     "aot": (FLAT - {"main", "train"}) | {"models"},
-    "flat": FLAT | {"models"},
+    "flat": FLAT | {"models", ""},  # "": the version, from the package itself
 }
 # The only ways from training to evaluation: the figures on the way, and those at the end.
 TO_EVALUATE = {

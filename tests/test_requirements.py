@@ -1,10 +1,11 @@
 import pathlib
+import re
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 def pins(name: str) -> dict[str, str]:
-    lines = (line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
+    lines = (re.split("[;#]", line)[0].strip() for line in (ROOT / name).read_text().splitlines())
     parts = (line.split("==") for line in lines if "==" in line)
     return {package.lower().replace("_", "-"): version for package, version in parts}
 

@@ -87,5 +87,9 @@ def _share(text: str) -> float:
     return float(text)
 
 
-if __name__ == "__main__":
+def command() -> None:
     cli.run(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -61,5 +61,9 @@ def main() -> None:
     print(f"bundle of the checkpoint of step {step}: {arguments.out}")
 
 
-if __name__ == "__main__":
+def command() -> None:
     cli.run(main)
+
+
+if __name__ == "__main__":
+    command()

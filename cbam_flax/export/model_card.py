@@ -169,6 +169,7 @@ def _provenance(bundle: dict[str, Any]) -> str:
         ("checkpoint", f"step {prints['checkpoint']['step']}, {prints['checkpoint']['sha256']}"),
         ("config", prints["config"]["sha256"]),
         *((f"data, {split}", value) for split, value in prints["data"]["content_sha256"].items()),
+        ("version", prints["code"]["version"]),
         ("code", prints["code"]["sha256"]),
         ("git commit", prints["code"]["commit"] or "not from a git checkout"),
         ("packages", packages),

@@ -80,5 +80,9 @@ def main() -> int:
     return 0 if summary.scored else 1
 
 
-if __name__ == "__main__":
+def command() -> None:
     cli.run(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -106,5 +106,9 @@ def _sha256(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-if __name__ == "__main__":
+def command() -> None:
     cli.run(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -114,6 +114,14 @@ def test_a_file_that_is_not_there_is_named():
             parse("nope.py", *override)
 
 
+def test_configs_are_found_where_there_is_no_checkout(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse("configs/rsna.py:attention=se").model.attention == "se"
+    (tmp_path / "configs").mkdir()
+    with pytest.raises(UserError, match=r"there is no config file configs/rsna.py"):
+        parse("configs/rsna.py")
+
+
 VALUES = st.one_of(
     st.booleans(),
     st.integers(),

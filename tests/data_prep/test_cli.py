@@ -135,3 +135,21 @@ def test_a_signal_is_one_line_wherever_it_arrives(tmp_path, name, status, line, 
 def test_a_defect_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         cli.run(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "ends"),
+    [
+        ("sys.argv = ['/bin/cbam-predict']", True),
+        ("sys.argv = ['/bin/cbam-predict']; import multiprocessing.spawn", False),  # its worker
+        ("sys.argv = ['-m']", True),
+        ("sys.argv = ['notebook']", False),
+    ],
+)
+def test_a_command_that_is_being_imported_ends_with_one_line(before, ends):
+    code = (
+        f"import sys, os, signal; {before}; import data_prep; os.kill(os.getpid(), signal.SIGINT)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.stderr == "interrupted\n") == ends
+    assert (result.returncode == 130) == ends

@@ -24,7 +24,12 @@ BUNDLE = {
         "checkpoint": {"step": 40, "sha256": "c" * 64},
         "config": {"sha256": "d" * 64},
         "data": {"dataset": "x", "content_sha256": {"train": "e" * 64}},
-        "code": {"sha256": "f" * 64, "commit": None, "packages": {"jax": "1.2.3"}},
+        "code": {
+            "version": "9.8.7",
+            "sha256": "f" * 64,
+            "commit": None,
+            "packages": {"jax": "1.2.3"},
+        },
     },
     "warnings": ["LEAK: 12 of 200 images show known patients."],
     "verification": {"max_difference": {"model.onnx": 2e-7}},
