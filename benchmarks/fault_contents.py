@@ -20,7 +20,8 @@ def content(path: pathlib.Path) -> dict[str, str]:
     for file in files:
         name = file.relative_to(path).as_posix()
         parts = file.relative_to(path).parts
-        if file.name == folders.MARKER:  # says whose the files are, and how far a call came
+        # Whose the files are, and how far a call came; the next one clears the draft away.
+        if file.name == folders.MARKER or folders.DRAFT in parts:
             continue
         if "tensorboard" in parts or any(part.startswith("decoded-v") for part in parts):
             continue

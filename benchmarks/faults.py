@@ -171,7 +171,6 @@ def is_recoverable(folder: pathlib.Path, old: dict[str, str]) -> bool:
         key: value
         for place in (folder, aside)  # what is aside counts more than what took its place
         for key, value in content(place).items()
-        if not key.startswith(folders.DRAFT)
     }
     return own.items() >= old.items()
 

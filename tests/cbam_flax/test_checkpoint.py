@@ -95,8 +95,10 @@ def largest(folder):
 
 
 def flip(path):
+    """A bit in each 1/64 of the file: some of its bytes belong to no array."""
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    for place in range(0, len(content), len(content) // 64):
+        content[place] ^= 1
     path.write_bytes(content)
 
 
@@ -105,7 +107,7 @@ def rewrite(path, **changes):
 
 
 DAMAGE = {
-    "a flipped bit": lambda folder: flip(largest(folder / "state/ocdbt.process_0")),
+    "flipped bits": lambda folder: flip(largest(folder / "state/ocdbt.process_0")),
     "a truncated file": lambda folder: largest(folder / "state/ocdbt.process_0").write_bytes(b"x"),
     "a missing file": lambda folder: (folder / "state/manifest.ocdbt").unlink(),
     "no state": lambda folder: shutil.rmtree(folder / "state"),
