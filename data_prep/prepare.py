@@ -1,4 +1,4 @@
-"""Raw films, or a PneumoniaMNIST archive -> TFRecords, with a manifest of every input."""
+"""Raw radiographs, or a PneumoniaMNIST archive -> TFRecords, with a manifest of every input."""
 
 import argparse
 import dataclasses
@@ -103,10 +103,10 @@ def prepare_rsna(args: argparse.Namespace) -> None:
             mend = f"; {mapping} names no patient for {strangers} others" if strangers else ""
             raise UserError(
                 f"the {split} split would be empty: {len(records)} usable images are too few for "
-                f"--split={args.split}{mend}; give more films"
+                f"--split={args.split}{mend}; give more images"
             )
     if args.split != "patient":
-        shared = "patients" if args.split == "image" else "patients and even films"
+        shared = "patients" if args.split == "image" else "patients and even images"
         print(
             f"WARNING: --split={args.split} LEAKS: the same {shared} are in train and in test. "
             "Use it only to measure how much that inflates a result, never as a result.",

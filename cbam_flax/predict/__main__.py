@@ -1,4 +1,4 @@
-"""python -m cbam_flax.predict: files and folders of films -> predictions.csv and rejected.csv."""
+"""python -m cbam_flax.predict: radiographs, or folders of them -> predictions.csv, rejected.csv."""
 
 import argparse
 import pathlib
@@ -10,7 +10,7 @@ from data_prep import cli
 from data_prep.files import folders
 
 EXAMPLE = """example:
-  python -m cbam_flax.predict --bundle=runs/rsna_bundle --out=answers film.dcm folder_of_films/
+  python -m cbam_flax.predict --bundle=runs/rsna_bundle --out=predictions image.dcm folder/
 
 exit status:
   0  at least one file was scored; the refused ones are in rejected.csv
@@ -27,7 +27,9 @@ def main() -> int:
     )
     parser.add_argument("paths", metavar="PATH", nargs="+", type=pathlib.Path)
     parser.add_argument("--bundle", type=pathlib.Path, required=True, help="from cbam_flax.export")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the answers")
+    parser.add_argument(
+        "--out", type=pathlib.Path, required=True, help="folder for the predictions"
+    )
     parser.add_argument("--runtime", choices=RUNTIMES, default="jax")
     parser.add_argument(
         *("--verify_with", "--verify-with"),
@@ -35,13 +37,13 @@ def main() -> int:
         metavar="KEY",
         help="public key, PEM or ssh; refuse a bundle that export did not sign with its other half",
     )
-    parser.add_argument("--overlays", action="store_true", help="write a PNG of each film")
+    parser.add_argument("--overlays", action="store_true", help="write a PNG of each image")
     parser.add_argument(
         "--dicom_output",
         action="store_true",
-        help="write a Secondary Capture and a Structured Report of each film (needs highdicom)",
+        help="write a Secondary Capture and a Structured Report of each image (needs highdicom)",
     )
-    parser.add_argument("--batch_size", type=int, default=8, help="films at once (8)")
+    parser.add_argument("--batch_size", type=int, default=8, help="images at once (8)")
     parser.add_argument(
         "--workers", type=int, default=cli.cores(), help="decoding processes (all cores)"
     )
