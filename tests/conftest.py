@@ -111,3 +111,47 @@ def draw_variables():
         return jax.tree_util.tree_map_with_path(draw_one, shapes)
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def write_toy_bundle():
+    """A function (folder, infer, size, labels) that makes a bundle of the JAX artefact alone.
+
+    Args of `infer` and its returns are those of an artefact's function.
+    """
+    import json
+
+    from cbam_flax.export import artefacts
+    from cbam_flax.export.run_record import SCOPE
+    from cbam_flax.predict import bundle
+
+    def write(folder: pathlib.Path, infer, size: int, labels: list[str]) -> pathlib.Path:
+        folder.mkdir(exist_ok=True)
+        artefacts.write_stablehlo(folder / "model.stablehlo", infer, size)
+        description = {
+            "schema": bundle.SCHEMA,
+            "labels": labels,
+            "input": {"shape": ["batch", size, size, 1], "dtype": "float32", "range": [0, 1]},
+            "outputs": {"probability": {}, "attention": {}},
+            "preprocessing": {
+                "image_size": size,
+                "aspect": "letterbox",
+                "interpolation": "area",
+                "voi": "first",
+            },
+            "operating_point": {"threshold": 0.5, "criterion": "fixed"},
+            "calibration": {"scale": 1.0, "bias": 0.0},
+            "scope": SCOPE,
+            "files": bundle.describe_files(folder),
+            "fingerprints": {
+                "checkpoint": {"step": 1, "sha256": "0" * 64},
+                "config": {},
+                "data": {},
+                "code": {},
+            },
+        }
+        description["sha256"] = bundle.content_sha256(description)
+        (folder / "bundle.json").write_text(json.dumps(description))
+        return folder
+
+    return write

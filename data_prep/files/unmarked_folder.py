@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_prep.files.folders import Files, sha256
+from data_prep.files.placing import Files, sha256
 
 _SECONDS = 60.0  # within which a command wrote the files that it wrote at its end
 

@@ -12,10 +12,7 @@ import numpy as np
 import pytest
 
 from cbam_flax.evaluate import __main__ as evaluate_main
-from cbam_flax.export import artefacts
-from cbam_flax.export.run_record import SCOPE
 from cbam_flax.predict import __main__ as predict_main
-from cbam_flax.predict import bundle as bundle_lib
 from data_prep.cli import UserError
 from data_prep.files import folders
 
@@ -54,7 +51,7 @@ def tree(root):
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
+def bundle(tmp_path_factory, write_toy_bundle):
     """A bundle whose probability is a function of the mean."""
 
     def infer(images: jax.Array) -> dict[str, jax.Array]:
@@ -62,31 +59,7 @@ def bundle(tmp_path_factory):
         return {"probability": jax.nn.sigmoid(mean), "attention": images[:, ::8, ::8, 0]}
 
     folder = tmp_path_factory.mktemp("bundle")
-    artefacts.write_stablehlo(folder / "model.stablehlo", infer, SIZE)
-    description = {
-        "schema": bundle_lib.SCHEMA,
-        "labels": ["no pneumonia", "pneumonia"],
-        "input": {"shape": ["batch", SIZE, SIZE, 1], "dtype": "float32", "range": [0, 1]},
-        "outputs": {"probability": {}, "attention": {}},
-        "preprocessing": {
-            "image_size": SIZE,
-            "aspect": "letterbox",
-            "interpolation": "area",
-            "voi": "first",
-        },
-        "operating_point": {"threshold": 0.5, "criterion": "fixed"},
-        "calibration": {"scale": 1.0, "bias": 0.0},
-        "scope": SCOPE,
-        "files": bundle_lib.describe_files(folder),
-        "fingerprints": {
-            "checkpoint": {"step": 1, "sha256": "0" * 64},
-            "config": {},
-            "data": {},
-            "code": {},
-        },
-    }
-    (folder / "bundle.json").write_text(json.dumps(description))
-    return folder
+    return write_toy_bundle(folder, infer, SIZE, ["no pneumonia", "pneumonia"])
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ import pathlib
 import numpy as np
 import pytest
 
-from cbam_flax.export import artefacts
-from cbam_flax.export.run_record import SCOPE
 from cbam_flax.predict import Predictor, bundle, reader, runtimes
 from cbam_flax.predict.score_files import Summary, score_files
 from data_prep.cli import UserError
@@ -27,7 +25,7 @@ def expected(image: np.ndarray) -> float:
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory) -> pathlib.Path:
+def toy(tmp_path_factory, write_toy_bundle) -> pathlib.Path:
     """Probability = sigmoid(8 * mean - 2); attention = every eighth pixel."""
     import jax
 
@@ -39,34 +37,9 @@ def toy(tmp_path_factory) -> pathlib.Path:
             "attention": images[:, ::8, ::8, 0],
         }
 
-    folder = tmp_path_factory.mktemp("toy") / "bundle"
-    folder.mkdir()
-    artefacts.write_stablehlo(folder / "model.stablehlo", infer, SIZE)
-    description = {
-        "schema": bundle.SCHEMA,
-        "labels": ["clear", "pneumonia"],
-        "input": {"shape": ["batch", SIZE, SIZE, 1], "dtype": "float32", "range": [0, 1]},
-        "outputs": {"probability": {}, "attention": {}},
-        "preprocessing": {
-            "image_size": SIZE,
-            "aspect": "letterbox",
-            "interpolation": "area",
-            "voi": "first",
-        },
-        "operating_point": {"threshold": 0.5, "criterion": "fixed"},
-        "calibration": {"scale": 1.0, "bias": 0.0},
-        "scope": SCOPE,
-        "files": bundle.describe_files(folder),
-        "fingerprints": {
-            "checkpoint": {"step": 1, "sha256": "0" * 64},
-            "config": {},
-            "data": {},
-            "code": {},
-        },
-    }
-    description["sha256"] = bundle.content_sha256(description)
-    (folder / "bundle.json").write_text(json.dumps(description))
-    return folder
+    return write_toy_bundle(
+        tmp_path_factory.mktemp("toy") / "bundle", infer, SIZE, ["clear", "pneumonia"]
+    )
 
 
 @pytest.fixture
