@@ -7,6 +7,7 @@ position in the data is the state's step: the order of examples is a function of
 
 import contextlib
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from cbam_flax import __version__
 from cbam_flax import config as config_lib
 from cbam_flax.checksum import state_hash
 from cbam_flax.models import CBAMResNet, create_model
-from cbam_flax.provenance import sha256_of_json
+from cbam_flax.provenance import sha256_of_json, variables_sha256
 from cbam_flax.step import TrainState
 from data_prep.cli import UserError
 from data_prep.files.text_files import read_json, replace_text
@@ -221,6 +222,11 @@ class Restored:
     variables: dict[str, Any]  # params (averaged where kept) and batch_stats, on the default device
     step: int
     fingerprint: dict[str, str]  # of the data, by split
+
+    @functools.cached_property
+    def weights_sha256(self) -> str:
+        """The hash of `variables`, computed once."""
+        return variables_sha256(self.variables)
 
 
 def load_for_inference(workdir: str, step: int | None = None) -> Restored:

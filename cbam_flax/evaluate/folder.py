@@ -132,7 +132,7 @@ def calibrations(workdir: Any, weights_sha256: str) -> dict[str, Calibration]:
         except UserError:
             continue
         if metrics["provenance"].get("weights_sha256") == weights_sha256:
-            found[path.parent.name] = calibration.parse(metrics["calibration"], path)
+            found[path.parent.name] = Calibration(**metrics["calibration"])
     return found
 
 
@@ -142,7 +142,7 @@ def provenance(restored: Restored, split: Split) -> dict[str, Any]:
     config.pop("data_dir")  # a path of one machine
     return {
         "checkpoint_step": restored.step,
-        "weights_sha256": provenance_lib.variables_sha256(restored.variables),
+        "weights_sha256": restored.weights_sha256,
         "config_sha256": provenance_lib.sha256_of_json(config),
         "trained_on": restored.fingerprint,
         "evaluated_on": split.fingerprint,

@@ -21,7 +21,6 @@ from cbam_flax.evaluate import folder as evaluation_folder
 from cbam_flax.evaluate.patients import with_known_patients
 from cbam_flax.evaluate.predict_split import Predictions, predict_split
 from cbam_flax.input_pipeline import Split, load_split
-from cbam_flax.provenance import variables_sha256
 from data_prep.cli import UserError
 from data_prep.files import folders
 from data_prep.manifest import is_synthetic
@@ -187,7 +186,7 @@ def _calibration(
     Args:
         validation: () -> predictions of the run's validation split, called only where needed.
     """
-    found = evaluation_folder.calibrations(folder, variables_sha256(restored.variables))
+    found = evaluation_folder.calibrations(folder, restored.weights_sha256)
     criterion = criterion or (found["test"].criterion if "test" in found else "youden")
     for fitted in found.values():
         if fitted.criterion == criterion:

@@ -63,7 +63,7 @@ def read_run(workdir: str, restored: "Restored", evaluation: str = "test") -> Ru
 
 
 def _check_together(metrics: dict[str, Any], restored: "Restored", folder: Any) -> None:
-    made, weights = metrics["provenance"], provenance.variables_sha256(restored.variables)
+    made, weights = metrics["provenance"], restored.weights_sha256
     mend = "run cbam_flax.evaluate on that step, or give another --evaluation or --step"
     if made["checkpoint_step"] != restored.step:
         raise UserError(
@@ -135,7 +135,7 @@ def describe(run: Run) -> dict[str, Any]:
         "fingerprints": {
             "checkpoint": {
                 "step": run.restored.step,
-                "sha256": provenance.variables_sha256(run.restored.variables),
+                "sha256": run.restored.weights_sha256,
             },
             "config": {"sha256": provenance.sha256_of_json(config)},
             "data": {

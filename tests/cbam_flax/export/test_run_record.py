@@ -50,9 +50,11 @@ def restored(tiny_config, tmp_path):
     records.mkdir(parents=True)
     (records / "manifest.json").write_text(json.dumps(MANIFEST))
     tiny_config.data_dir = str(tmp_path / "data")
+    variables = {"params": {"a": np.arange(3.0), "b": {"c": np.ones((2, 2))}}}
     return types.SimpleNamespace(
         config=tiny_config,
-        variables={"params": {"a": np.arange(3.0), "b": {"c": np.ones((2, 2))}}},
+        variables=variables,
+        weights_sha256=provenance.variables_sha256(variables),
         step=40,
         fingerprint={"train": "ab", "validation": "cd"},
     )
