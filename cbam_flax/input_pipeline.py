@@ -29,9 +29,10 @@ class Split:
     Attributes:
         name: train, validation or test.
         images: uint8 (N, S, S), memory-mapped.
-        columns: arrays of length N: label int32; image_id, patient_id, view, sex, detailed_class
-            str ("" where missing); age (years) and spacing (mm) float32 (NaN where missing); boxes,
-            objects of float32 (K, 4) as ymin, xmin, ymax, xmax in [0, 1].
+        columns: arrays of length N: label int32, (N, k) with -1 for "not labelled" where the
+            data have several findings (`manifest.findings`); image_id, patient_id, view, sex,
+            detailed_class str ("" where missing); age (years) and spacing (mm) float32 (NaN where
+            missing); boxes, objects of float32 (K, 4) as ymin, xmin, ymax, xmax in [0, 1].
         manifest: what data_prep.prepare wrote beside the records.
     """
 

@@ -22,6 +22,8 @@ SYNTHETIC_WARNING = (
     "SYNTHETIC: the images are drawings, not radiographs of patients; no figure says anything "
     "about medicine."
 )
+PNEUMONIA = "pneumonia"  # the finding of a manifest that names none
+NOT_LABELLED = -1  # of one of several findings: nobody said whether it is there
 # What `summarise_split` finds, and the manifest says of each split.
 SPLIT_SUMMARY = {"images": int, "patients": int, "positive": int, "content_sha256": str}
 
@@ -58,11 +60,13 @@ def _size_and_time(file: epath.Path) -> str:
 def summarise_split(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Counts and the content hash of a split, from its records as TFDS decodes them.
 
+    With several findings `positive` counts the images with any of them.
+
     The hash is over decoded content in the order of image ids: TFRecord bytes differ from run to
     run, and their order is TFDS's own affair.
     """
-    digests, greys = {}, []
-    patients, positive = set(), 0
+    digests, greys, labels = {}, [], []
+    patients = set()
     for record in records:
         image = record.pop("image")
         rest = {name: _plain(value) for name, value in sorted(record.items())}
@@ -71,14 +75,25 @@ def summarise_split(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         digests[rest["image_id"]] = digest.digest()
         greys.append(grey_range(image))
         patients.add(rest["patient_id"])
-        positive += rest["label"]
+        labels.append(rest["label"])
+    found = np.array(labels) == 1
     content = b"".join(digests[image_id] for image_id in sorted(digests))
     return {
         "images": len(digests),
         "patients": len(patients - {""}),
-        "positive": positive,
+        "positive": int(found.reshape(len(labels), -1).any(axis=1).sum()),
         "content_sha256": hashlib.sha256(content).hexdigest(),
         "grey_range": distribution(greys) if greys else None,
+    } | _by_finding(np.array(labels))
+
+
+def _by_finding(labels: np.ndarray) -> dict[str, list[int]]:
+    """Of labels (images, k): how many images have each finding, and are labelled for it."""
+    if labels.ndim < 2:
+        return {}
+    return {
+        "positive_by_finding": (labels == 1).sum(axis=0).tolist(),
+        "labelled_by_finding": (labels != NOT_LABELLED).sum(axis=0).tolist(),
     }
 
 
@@ -97,6 +112,11 @@ def count_outcomes(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "by_code": dict(sorted(codes.items())),
         "flagged": dict(sorted(flags.items())),
     }
+
+
+def findings(manifest: dict[str, Any]) -> tuple[str, ...]:
+    """What the labels are of, in their order; more than one means labels (images, k)."""
+    return tuple(manifest.get("findings", (PNEUMONIA,)))
 
 
 def is_synthetic(manifest: dict[str, Any]) -> bool:

@@ -26,6 +26,17 @@ def test_the_content_hash_is_of_the_content_in_the_order_of_ids():
     assert len({summary["content_sha256"] for summary in [forth, *others]}) == 3
 
 
+def test_several_findings_are_counted_each():
+    several = [
+        {**record, "label": np.int8(label)}
+        for record, label in zip(records(), [[1, 0, -1], [0, 1, 1]], strict=True)
+    ]
+    summary = manifest.summarise_split(several)
+    assert summary["positive"] == 2
+    assert summary["positive_by_finding"] == [1, 1, 1]
+    assert summary["labelled_by_finding"] == [2, 2, 1]
+
+
 @pytest.fixture
 def inputs(tmp_path):
     (tmp_path / "table.csv").write_text("1,2")
