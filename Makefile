@@ -35,6 +35,10 @@ demo: .venv/installed
 	$(BIN)/python -m cbam_flax.predict --bundle=$(DEMO)/bundle --out=$(DEMO)/predictions \
 		$(NEW)/stage_2_train_images
 	@echo
+	@$(BIN)/python -c "import json; \
+		test = json.load(open('$(DEMO)/run/evaluation/test/metrics.json')); \
+		auroc = 'AUROC {value:.3f} ({low:.3f} to {high:.3f}), one seed'.format(**test['auroc']); \
+		print(auroc, *test['warnings'], sep='\nwarning: ')"
 	@echo "report (AUROC, intervals, warnings):  $(DEMO)/run/evaluation/test/report.html"
 	@echo "training curves:                      $(BIN)/tensorboard --logdir=$(DEMO)/run/tensorboard"
 	@echo "inference bundle:                     $(DEMO)/bundle, described by its MODEL_CARD.md"

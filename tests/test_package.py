@@ -2,8 +2,11 @@
 
 import ast
 import fnmatch
+import os
 import pathlib
 import re
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -87,3 +90,21 @@ def test_the_extras_allow_the_pins_that_were_tested(file, extras, beside):
 def test_training_asks_for_nothing_that_is_not_pinned():
     pinned = {canonicalize_name(pin.name) for pin in pins("requirements.txt")}
     assert requirements("train").keys() == pinned - DEVELOPMENT
+
+
+@pytest.mark.parametrize(
+    ("command", "package"), [("cbam_flax.main", "absl"), ("data_prep.prepare", "etils")]
+)
+def test_a_missing_extra_is_one_sentence(command, package, tmp_path):
+    (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError(name={package!r})\n")
+    needed = ["--dataset=rsna", "--raw=.", "--data_dir=data"] * (package == "etils")
+    done = subprocess.run(
+        [sys.executable, "-m", command, *needed],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: this command needs {package}, which is not installed; ")
+    assert done.stderr.count("\n") == 1
