@@ -81,6 +81,7 @@ def prepare_rsna(args: argparse.Namespace) -> None:
     from data_prep import rsna
     from data_prep.mapping import find_mapping, read_mapping
     from data_prep.radiographs import Preprocessing
+    from data_prep.records import SPLITS
 
     raw = epath.Path(args.raw)
     if not raw.is_dir():
@@ -97,7 +98,7 @@ def prepare_rsna(args: argparse.Namespace) -> None:
         )
     records, refused = rsna.plan_records(raw, patients, args.split)
     sizes = Counter(record.split for record in records)
-    for split in rsna.SPLITS:
+    for split in SPLITS:
         if not sizes[split]:
             strangers = sum(refusal.code == "no_patient" for refusal in refused.values())
             mend = f"; {mapping} names no patient for {strangers} others" if strangers else ""
