@@ -12,8 +12,8 @@ from etils import epath
 from data_prep.dicom import DicomRefusal, read_radiograph
 from data_prep.grey_range import FEW_LEVELS, grey_range
 from data_prep.manifest import SYNTHETIC
-from data_prep.resize import fit_image
 from data_prep.records import Record
+from data_prep.resize import fit_image
 from data_prep.workers import Lost
 
 cv2.setNumThreads(1)  # the workers are the parallelism
