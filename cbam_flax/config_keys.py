@@ -95,7 +95,7 @@ KEYS = {
     "seed": Key(0, "[0, 4294967295]", "of initial weights, order of examples and augmentation"),
     "data_dir": Key("data", TEXT, "as given to data_prep.prepare; local or gs://", may_change=True),
     "dataset": Key("rsna_pneumonia", TEXT, "or with a variant, as in rsna_pneumonia/256px-row"),
-    "image_size": Key(256, "[28, 4096]", "height and width in pixels; names the data's variant"),
+    "image_size": Key(256, "[28, 4096]", "pixels; data of this or else the next larger size"),
     "batch_size": Key(64, "[1, 65536]", "images per step, over all devices and hosts"),
     "sampling": Key("uniform", "uniform | balanced",
                     "balanced repeats positives until they are half of an epoch"),

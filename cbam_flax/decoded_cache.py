@@ -3,6 +3,7 @@
 A cache folder holds `images.npy`, `columns.npz` and `check.json`: the hashes of these two files,
 what the manifest said of the split, and the sizes and times of its TFRecords. Where any of them no
 longer holds, the TFRecords are decoded again; their content must then have the manifest's hash.
+Images of another size than the records' have a folder of their own.
 """
 
 import errno
@@ -25,6 +26,7 @@ import numpy as np
 from data_prep.cli import UserError, cores, naming, progress
 from data_prep.files.text_files import read_json
 from data_prep.manifest import SPLIT_SUMMARY, summarise_split
+from data_prep.resize import shrink
 
 FORMAT = 1
 FILES = ("images.npy", "columns.npz")
@@ -33,20 +35,24 @@ TEXT_COLUMNS = ("image_id", "patient_id", "view", "sex")
 NUMBER_COLUMNS = ("age", "spacing")
 
 
-def decoded(records: Any, split: str, manifest: dict[str, Any]) -> pathlib.Path:
+def decoded(records: Any, split: str, manifest: dict[str, Any], image_size: int) -> pathlib.Path:
     """The cache folder of a split, decoded now where there is none that can be trusted.
 
     Args:
         records: the folder of the TFRecords, an epath.Path.
         manifest: what `data_prep.manifest.read_manifest` gives for it.
+        image_size: side of the images in the cache; those of the records are shrunk to it.
 
     Raises:
         UserError: a broken record, or records that are not those of the manifest.
     """
     summary = {key: manifest["splits"][split][key] for key in SPLIT_SUMMARY}
-    cache = _folder(records, f"{split}-{summary['content_sha256'][:16]}")
+    name, held = f"{split}-{summary['content_sha256'][:16]}", summary
+    if image_size != manifest["preprocessing"]["image_size"]:
+        name, held = f"{name}-{image_size}px", summary | {"image_size": image_size}
+    cache = _folder(records, name)
     if cache.exists():
-        if not (doubt := _doubt(cache, records, split, summary)):
+        if not (doubt := _doubt(cache, records, split, held)):
             return cache
         if jax.process_index() == 0:
             print(f"warning: {doubt}; decoding {split} again", file=sys.stderr)
@@ -54,7 +60,7 @@ def decoded(records: Any, split: str, manifest: dict[str, Any]) -> pathlib.Path:
     draft = pathlib.Path(tempfile.mkdtemp(prefix=f".{cache.name}-", dir=cache.parent))
     try:
         stamps = _stamps(records, split)  # first, so that a change while reading is noticed
-        decoded_now = _decode(draft, records, split)
+        decoded_now = _decode(draft, records, split, image_size)
         found = {key: decoded_now[key] for key in SPLIT_SUMMARY}
         if found != summary:
             differing = [f"{key} {summary[key]} -> {found[key]}" for key in found]
@@ -63,9 +69,9 @@ def decoded(records: Any, split: str, manifest: dict[str, Any]) -> pathlib.Path:
                 f"there describes ({', '.join(differing)}); put back the right ones, or delete "
                 f"this folder and run data_prep.prepare again"
             )
-        check = {"split": summary, "records": stamps, "files": _hashes(draft)}
+        check = {"split": held, "records": stamps, "files": _hashes(draft)}
         (draft / "check.json").write_text(json.dumps(check, indent=1) + "\n")
-        _put_in_place(draft, cache, lambda: not _doubt(cache, records, split, summary))
+        _put_in_place(draft, cache, lambda: not _doubt(cache, records, split, held))
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return cache
@@ -80,11 +86,11 @@ def _folder(records: Any, name: str) -> pathlib.Path:
     return own / "cbam_flax" / f"decoded-v{FORMAT}" / key / name
 
 
-def _doubt(cache: pathlib.Path, records: Any, split: str, summary: dict[str, Any]) -> str | None:
-    """Why the cache cannot be trusted; None if it can."""
+def _doubt(cache: pathlib.Path, records: Any, split: str, held: dict[str, Any]) -> str | None:
+    """Why the cache cannot be trusted to hold the images that `held` describes; None if it can."""
     try:
         check = read_json(cache / "check.json", "it is an older version's, or damaged")
-        if check.get("split") != summary:
+        if check.get("split") != held:
             return f"manifest.json in {records} has changed since {split} was decoded"
         if check.get("records") != _stamps(records, split):
             return f"the TFRecords in {records} have changed since {split} was decoded"
@@ -147,8 +153,8 @@ def _put_in_place(draft: pathlib.Path, cache: pathlib.Path, is_sound: Callable[[
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _decode(folder: pathlib.Path, records: Any, split: str) -> dict[str, Any]:
-    """Writes `FILES` into `folder`; returns the summary of what was decoded."""
+def _decode(folder: pathlib.Path, records: Any, split: str, image_size: int) -> dict[str, Any]:
+    """Writes `FILES` into `folder`, the images shrunk; returns the summary of the records."""
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
@@ -159,14 +165,14 @@ def _decode(folder: pathlib.Path, records: Any, split: str) -> dict[str, Any]:
         ids = builder.as_dataset(split=split, decoders=undecoded).map(lambda row: row["image_id"])
         sorted_ids = sorted(tfds.as_numpy(ids))
         position = {image_id: i for i, image_id in enumerate(sorted_ids)}
-        shape = (len(position), *info.features["image"].shape[:2])
+        shape = (len(position), image_size, image_size)
         images = _create_images(folder / "images.npy", shape)
         rows: list[dict[str, Any]] = [{} for _ in position]
 
         def stored(dataset: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             for row in dataset:
                 i = position[row["image_id"]]
-                images[i] = row["image"][..., 0]
+                images[i] = shrink(row["image"][..., 0], image_size)
                 rows[i] = {name: value for name, value in row.items() if name != "image"}
                 yield row
 

@@ -1,9 +1,10 @@
 """TFRecords -> a memory-mapped array of decoded images -> sharded device batches.
 
-A split is decoded once, into files that later runs check and map into memory (`decoded_cache`;
-RSNA at 256 px: 1.7 GB). Batch s is then a plain gather by an index that is a pure function of
-(seed, s): the same on any number of hosts, and resuming costs the same at any step.
-benchmarks/input_pipeline.py has the measurements behind this choice over tf.data.
+A split is decoded, and shrunk where it was prepared at a larger size, once, into files that later
+runs check and map into memory (`decoded_cache`; RSNA at 256 px: 1.7 GB). Batch s is then a plain
+gather by an index that is a pure function of (seed, s): the same on any number of hosts, and
+resuming costs the same at any step. benchmarks/input_pipeline.py has the measurements behind this
+choice over tf.data.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ class Split:
 
     Attributes:
         name: train, validation or test.
-        images: uint8 (N, S, S), memory-mapped.
+        images: uint8 (N, S, S), memory-mapped; S can be less than the manifest's `image_size`.
         columns: arrays of length N: label int32, (N, k) with -1 for "not labelled" where the
             data have several findings (`manifest.findings`); image_id, patient_id, view, sex,
             detailed_class str ("" where missing); age (years) and spacing (mm) float32 (NaN where
@@ -59,19 +60,38 @@ class Split:
         return dataclasses.replace(self, columns=columns)
 
 
+def with_variant(data_dir: str, dataset: str, image_size: int) -> str:
+    """`dataset`, with its variant where that is of a larger size than `image_size`.
+
+    A `name` stands for the variant `<image_size>px`, or, where that is not prepared, for the
+    smallest larger one. One with other options, such as `name/512px-row`, is taken by name only.
+    """
+    from etils import epath
+
+    if "/" in dataset:
+        return dataset
+    variants = [
+        path.parent.parent.name
+        for path in (epath.Path(data_dir) / dataset).glob("*px/*/manifest.json")
+    ]
+    sizes = [int(size) for name in variants if (size := name.removesuffix("px")).isdecimal()]
+    size = min((size for size in sizes if size >= image_size), default=image_size)
+    return dataset if size == image_size else f"{dataset}/{size}px"
+
+
 def record_dir(data_dir: str, dataset: str, image_size: int) -> Any:
     """The folder of the newest version of a prepared data set, as an epath.Path (local or gs://).
 
     Args:
         data_dir: as given to data_prep.prepare.
-        dataset: `name`, for the variant `<image_size>px`, or `name/variant`.
+        dataset: `name`, for the variant that `with_variant` says, or `name/variant`.
 
     Raises:
         UserError: no such data; the message lists what is there.
     """
     from etils import epath
 
-    name, _, variant = dataset.partition("/")
+    name, _, variant = with_variant(data_dir, dataset, image_size).partition("/")
     folder = epath.Path(data_dir) / name / (variant or f"{image_size}px")
     versions = sorted(path.parent for path in folder.glob("*/manifest.json"))
     if not versions:
@@ -82,26 +102,30 @@ def record_dir(data_dir: str, dataset: str, image_size: int) -> Any:
         raise UserError(
             f"no prepared data in {folder}; "
             + (f"{data_dir} holds {', '.join(there)}" if there else f"{data_dir} holds none")
-            + "; run data_prep.prepare or change config.data_dir, dataset or image_size"
+            + "; run data_prep.prepare or change config.data_dir, dataset or image_size (images "
+            "are shrunk to it, never enlarged)"
         )
     return versions[-1]
 
 
 def load_split(data_dir: str, dataset: str, image_size: int, split: str) -> Split:
-    """Maps a split into memory, decoding its TFRecords the first time.
+    """Maps a split into memory, decoding and shrinking its TFRecords the first time.
 
     Raises:
         UserError: no such data, a broken manifest or record, records that are not those of the
-            manifest, a split that is empty or of another image size.
+            manifest, a split that is empty or of smaller images.
     """
     folder = record_dir(data_dir, dataset, image_size)
     manifest = read_manifest(folder)
     size = manifest["preprocessing"]["image_size"]
-    if size != image_size:
-        raise UserError(f"{folder} holds images of {size} px, config.image_size is {image_size}")
+    if size < image_size:
+        raise UserError(
+            f"{folder} holds images of {size} px, config.image_size is {image_size}; images are "
+            f"never enlarged: lower it, or run data_prep.prepare with --image_size={image_size}"
+        )
     if split not in manifest["splits"] or not manifest["splits"][split]["images"]:
         raise UserError(f"the split {split!r} of {folder} is empty; prepare more data")
-    cache = decoded(folder, split, manifest)
+    cache = decoded(folder, split, manifest, image_size)
     with np.load(cache / "columns.npz") as columns:
         loaded = dict(columns)
     boxes = np.empty(len(loaded["label"]), object)

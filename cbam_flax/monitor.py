@@ -114,7 +114,10 @@ def log_start(
     total_steps: int,
 ) -> None:
     """Logs the data, the model, the devices, and what one compiled step needs."""
-    logging.info("data: %s", splits[0].manifest["dataset"])
+    manifest = splits[0].manifest
+    size = manifest["preprocessing"]["image_size"]
+    shrunk = f", images of {size} px shrunk to {config.image_size}"
+    logging.info("data: %s%s", manifest["dataset"], shrunk * (size != config.image_size))
     for split in splits:
         patients = split.manifest["splits"][split.name]["patients"]
         logging.info(

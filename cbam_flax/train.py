@@ -34,6 +34,9 @@ def train(config: ConfigDict, workdir: str) -> int:
         UserError: a config, data set or workdir that does not fit, or a non-finite step.
     """
     config_lib.check(config)
+    config = config.copy_and_resolve_references()
+    # The run keeps to the images that it began with, whatever is prepared later.
+    config.dataset = input_pipeline.with_variant(config.data_dir, config.dataset, config.image_size)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_divisible(
         mesh,

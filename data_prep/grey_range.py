@@ -27,17 +27,15 @@ def distribution(ranges: Sequence[dict[str, int]]) -> dict[str, dict[str, int]]:
     }
 
 
-def never_seen(image: np.ndarray, training: dict[str, Any] | None) -> list[str]:
+def never_seen(greys: dict[str, int], training: dict[str, Any] | None) -> list[str]:
     """The figures of `grey_range` below all training images', as `grey_levels=17`.
 
     Args:
-      image: uint8, as the model sees it.
+      greys: `grey_range` of an image prepared as the training images were.
       training: `distribution` of the training split; None where it is not known.
     """
     if not training:
         return []
     return [
-        f"grey_{name}={value}"
-        for name, value in grey_range(image).items()
-        if value < training[name]["minimum"]
+        f"grey_{name}={value}" for name, value in greys.items() if value < training[name]["minimum"]
     ]

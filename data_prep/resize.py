@@ -77,3 +77,17 @@ def fit_image(
     square = np.zeros((size, size), np.uint8)
     square[top : top + height, left : left + width] = resized
     return square, Placement(size, height / rows, width / columns, top, left)
+
+
+def shrink(square: np.ndarray, size: int) -> np.ndarray:
+    """A uint8 (S, S) image averaged over areas to `size` pixels a side, rounded to uint8 again.
+
+    Fractions of the square, such as boxes, stay as they are. An image of that size is returned
+    itself.
+
+    Raises:
+      ValueError: the image is smaller than `size`.
+    """
+    if len(square) < size:
+        raise ValueError(f"an image of {len(square)} px is not enlarged to {size} px")
+    return square if len(square) == size else fit_image(square, size)[0]

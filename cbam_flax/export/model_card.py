@@ -93,12 +93,12 @@ def _model(run: Run, bundle: dict[str, Any]) -> str:
 def _data(run: Run) -> str:
     manifest = run.manifest
     is_rsna = manifest["dataset"].startswith("rsna")
-    counts, preprocessing = manifest["counts"], manifest["preprocessing"]
+    counts = manifest["counts"]
     rows = [
         (name, split["images"], split["patients"] or "unknown", split["positive"])
         for name, split in manifest["splits"].items()
     ]
-    settings = ", ".join(f"{name} {value}" for name, value in preprocessing.items())
+    settings = ", ".join(f"{name} {value}" for name, value in run.preprocessing.items())
     return (
         f"`{manifest['dataset']}`: {counts['inputs']:,} inputs, {counts['accepted']:,} accepted, "
         f"{counts['rejected']:,} refused. Split by **{manifest['split_scheme']}**. "

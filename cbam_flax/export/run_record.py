@@ -30,6 +30,20 @@ class Run:
     manifest: dict[str, Any]
     metrics: dict[str, Any] | None  # of the evaluation that is exported
 
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How an image becomes what the model was trained on.
+
+        The manifest's, and where the training images were shrunk from its `image_size`, that one
+        as `prepared_size`.
+        """
+        prepared = self.manifest["preprocessing"]
+        sizes = {
+            "image_size": self.restored.config.image_size,
+            "prepared_size": prepared["image_size"],
+        }
+        return prepared | (sizes if sizes["image_size"] != sizes["prepared_size"] else {})
+
 
 def read_run(workdir: str, restored: "Restored", evaluation: str = "test") -> Run:
     """Reads the data's manifest and the metrics of an evaluation; `workdir` may be gs://.
@@ -96,8 +110,7 @@ def describe(run: Run) -> dict[str, Any]:
     """bundle.json, except what is known only after the artefacts are written."""
     config = run.restored.config.to_dict()
     config.pop("data_dir")  # a path on the training machine
-    preprocessing = run.manifest["preprocessing"]
-    size = preprocessing.get("image_size")  # checked with the rest before it is written
+    size = run.preprocessing["image_size"]
     fitted = calibration_of(run)
     return {
         "schema": SCHEMA,
@@ -122,7 +135,7 @@ def describe(run: Run) -> dict[str, Any]:
                 "meaning": "spatial gate of the last block in [0, 1]; 1 x 1 zeros without a gate",
             },
         },
-        "preprocessing": preprocessing,
+        "preprocessing": run.preprocessing,
         "calibration": {
             "formula": "probability = sigmoid(scale * logit + bias), inside every artefact",
             **{key: fitted[key] for key in ("scale", "bias", "source")},

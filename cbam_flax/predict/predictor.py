@@ -121,7 +121,7 @@ class Predictor:
                 f"an image must be H x W uint8 or uint16, not {image.shape} {image.dtype}; "
                 f"give several as a list"
             )
-        return reader.fit(image, settings)[0]
+        return reader.fit(image, settings).square
 
 
 def _power_of_two(count: int) -> int:

@@ -1,7 +1,7 @@
 """Files and folders -> decoded radiographs, while the model works on the previous ones.
 
-`preprocessing` in bundle.json says how an image is decoded and fitted to the square. The code that
-does it also made the training data.
+`preprocessing` in bundle.json says how an image is decoded and fitted to the square, and from which
+size the square is shrunk. The code that does it also made the training data.
 """
 
 import collections
@@ -20,7 +20,8 @@ import numpy as np
 from cbam_flax.predict.overlay import scale_to_panel
 from data_prep.cli import UserError
 from data_prep.dicom import REFUSAL_CODES, DicomRefusal, Radiograph, read_radiograph
-from data_prep.resize import Placement, fit_image
+from data_prep.grey_range import grey_range
+from data_prep.resize import Placement, fit_image, shrink
 from data_prep.workers import Lost, run_tasks
 
 MAX_NAME = 200  # bytes; file systems allow 255, of which results add a few
@@ -50,6 +51,7 @@ class Decoded:
     Attributes:
         header: as `data_prep.dicom.read_radiograph` gives it.
         square: uint8 (S, S), what the model sees.
+        greys: `data_prep.grey_range` of the image as the training images were prepared.
         panel: uint8, the image with a longer side of 768 pixels; None if no picture is wanted.
         box: float (4,), where the image lies in the square, as fractions ymin, xmin, ymax, xmax.
     """
@@ -57,6 +59,7 @@ class Decoded:
     source: Source
     header: dict[str, Any]
     square: np.ndarray
+    greys: dict[str, int]
     panel: np.ndarray | None
     box: np.ndarray
 
@@ -74,14 +77,31 @@ def decode(path: str | os.PathLike[str], preprocessing: dict[str, Any]) -> Radio
     return read_radiograph(path, voi=preprocessing["voi"])
 
 
-def fit(image: np.ndarray, preprocessing: dict[str, Any]) -> tuple[np.ndarray, Placement]:
-    """H x W uint8 or uint16 -> uint8 (S, S), and where the image lies in it."""
-    return fit_image(
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """An image as its record would hold it, and as the model sees it.
+
+    Attributes:
+        prepared: uint8 (P, P), at the size at which the training images were prepared.
+        square: uint8 (S, S), the same shrunk to the model's size.
+        placement: where the image lies in `prepared`.
+    """
+
+    prepared: np.ndarray
+    square: np.ndarray
+    placement: Placement
+
+
+def fit(image: np.ndarray, preprocessing: dict[str, Any]) -> Fitted:
+    """Fits an H x W uint8 or uint16 image in the same steps as preparation and training."""
+    size = preprocessing["image_size"]
+    prepared, placement = fit_image(
         image,
-        preprocessing["image_size"],
+        preprocessing.get("prepared_size") or size,
         preprocessing["aspect"],
         preprocessing["interpolation"],
     )
+    return Fitted(prepared, shrink(prepared, size), placement)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +120,14 @@ def read_file(task: Task) -> Decoded | Refused:
     except DicomRefusal as refusal:
         return Refused(task.source, refusal)
     image = radiograph.image
-    square, placement = fit(image, task.preprocessing)
+    fitted = fit(image, task.preprocessing)
     return Decoded(
         task.source,
         radiograph.header,
-        square,
+        fitted.square,
+        grey_range(fitted.prepared),
         scale_to_panel(image) if task.with_panel else None,
-        placement.forward_boxes(np.array([[0, 0, *image.shape]]))[0],
+        fitted.placement.forward_boxes(np.array([[0, 0, *image.shape]]))[0],
     )
 
 

@@ -26,8 +26,8 @@ def fault(bundle: dict[str, Any]) -> str | None:
         if not holds(value):
             return f"{key} is {reprlib.repr(value)}, not {wanted}"
     for key, (wanted, holds) in OPTIONAL.items():
-        if not holds(bundle.get(key)):
-            return f"{key} is {reprlib.repr(bundle[key])}, not {wanted}"
+        if not holds(value := _optional(bundle, key)):
+            return f"{key} is {reprlib.repr(value)}, not {wanted}"
     for name, entry in bundle["files"].items():
         if not _is_file(name, entry):
             return (
@@ -37,7 +37,16 @@ def fault(bundle: dict[str, Any]) -> str | None:
     size, shape = bundle["preprocessing"]["image_size"], bundle["input"]["shape"]
     if shape[1] != size:
         return f"input.shape is {shape}, which does not fit the image_size {size}"
+    prepared = _optional(bundle, "preprocessing.prepared_size")
+    if prepared is not None and prepared < size:
+        return f"preprocessing.prepared_size is {prepared}, not at least the image_size {size}"
     return None
+
+
+def _optional(bundle: dict[str, Any], key: str) -> Any:
+    """The value of `key` or of `group.key`, whose group is there; None if it is missing."""
+    *group, last = key.split(".")
+    return (bundle[group[0]] if group else bundle).get(last)
 
 
 def _is_mapping(value: Any) -> bool:
@@ -107,6 +116,10 @@ def _one_of(*names: str) -> tuple[str, Callable[[Any], bool]]:
 _LARGEST = sys.float_info.max
 _MAPPING = ("a mapping", _is_mapping)
 _TEXTS = ("a list of words", _are_texts)
+_SIZE = (
+    f"a whole number from {SIZES[0]} to {SIZES[-1]}",
+    lambda value: _is_whole(value) and value in SIZES,
+)
 _SHA256 = ("a SHA-256 in hexadecimal digits", _is_sha256)
 
 # Key -> what its value must be, in words and as a function.
@@ -117,10 +130,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "input.range": ("[0, 1]", lambda value: repr(value) == "[0, 1]"),  # == takes [false, true]
     "outputs.probability": _MAPPING,
     "outputs.attention": _MAPPING,
-    "preprocessing.image_size": (
-        f"a whole number from {SIZES[0]} to {SIZES[-1]}",
-        lambda value: _is_whole(value) and value in SIZES,
-    ),
+    "preprocessing.image_size": _SIZE,
     "preprocessing.aspect": _one_of(*ASPECTS),
     "preprocessing.interpolation": _one_of(*INTERPOLATIONS),
     "preprocessing.voi": _one_of("first", "none"),
@@ -150,5 +160,10 @@ OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "grey_range": (
         "the smallest levels and spread of the training images",
         lambda value: value is None or _is_grey_range(value),
+    ),
+    # Only of a model that was trained on smaller images than were prepared.
+    "preprocessing.prepared_size": (
+        _SIZE[0],
+        lambda value: value is None or _SIZE[1](value),
     ),
 }

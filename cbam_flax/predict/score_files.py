@@ -111,7 +111,7 @@ def score_batch(
     bundle = predictor.bundle
 
     def flags(image: reader.Decoded) -> list[str]:
-        grey = never_seen(image.square, bundle.get("grey_range"))
+        grey = never_seen(image.greys, bundle.get("grey_range"))
         return out_of_scope(image.header, bundle["scope"]) + grey
 
     return [

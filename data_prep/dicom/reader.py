@@ -91,7 +91,7 @@ def read_radiograph(
     # except is broad, and `doing` says which refusal it is.
     doing = "not_dicom"
     try:
-        data = source if isinstance(source, bytes) else _read_file(source, 2 * max_pixels)
+        data = source if isinstance(source, bytes) else load_file(source, 2 * max_pixels)
         dataset, syntax = _parse(data, 2 * max_pixels)
         doing = "bad_header"
         _check(dataset, syntax, max_pixels)
@@ -107,13 +107,19 @@ def read_radiograph(
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DicomRefusal(doing, f"{REFUSAL_CODES[doing]} ({reason})") from error
-    # A thousandth of the pixels is enough to see that most images are not constant.
-    if np.ptp(image.ravel()[::1021]) == 0 and np.ptp(image) == 0:
-        raise DicomRefusal("constant", f"every pixel has the value {image.flat[0]}")
+    refuse_constant(image)
     return Radiograph(image, header)
 
 
-def _read_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+def refuse_constant(image: np.ndarray) -> None:
+    """Raises `DicomRefusal` where every pixel has the same value."""
+    # A thousandth of the pixels is enough to see that most images are not constant.
+    if np.ptp(image.ravel()[::1021]) == 0 and np.ptp(image) == 0:
+        raise DicomRefusal("constant", f"every pixel has the value {image.flat[0]}")
+
+
+def load_file(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+    """The bytes of a file with at most `max_bytes` of pixels. Raises `DicomRefusal`."""
     try:
         return read_bytes(path, max_bytes + _MAX_HEADER_BYTES)
     except NotAFileError as error:

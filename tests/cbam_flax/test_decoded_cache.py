@@ -30,12 +30,13 @@ def data(decoded_once, tmp_path):
     return shutil.copytree(decoded_once, tmp_path / "data")
 
 
-def load(data_dir):
-    return load_split(str(data_dir), "pneumonia_mnist", 28, SPLIT)
+def load(data_dir, size=28):
+    return load_split(str(data_dir), "pneumonia_mnist", size, SPLIT)
 
 
 def cache_of(data_dir) -> pathlib.Path:
-    [cache] = data_dir.glob(f"pneumonia_mnist/28px/*/decoded-v1/{SPLIT}-*")
+    """That of the records' own size."""
+    [cache] = data_dir.glob(f"pneumonia_mnist/28px/*/decoded-v1/{SPLIT}-{16 * '[0-9a-f]'}")
     return cache
 
 
@@ -72,6 +73,35 @@ def test_a_damaged_cache_is_noticed(data, name, share, damage):
     assert decoded_cache._doubt(cache_of(data), folder, SPLIT, summary) is None
     damage(cache_of(data) / name, share)
     assert decoded_cache._doubt(cache_of(data), folder, SPLIT, summary)
+
+
+def test_smaller_images_are_averages_with_a_cache_of_their_own(data, monkeypatch, capsys):
+    large, small = load(data), load(data, 14)
+    mean = large.images.reshape(21, 14, 2, 14, 2).mean(axis=(2, 4))
+    assert np.abs(small.images - mean).max() <= 0.5
+    assert small.images.shape == (21, 14, 14)
+    assert small.fingerprint == large.fingerprint
+    np.testing.assert_array_equal(small.columns["image_id"], large.columns["image_id"])
+    own = cache_of(data).with_name(cache_of(data).name + "-14px")
+    assert {path.name for path in own.parent.iterdir()} == {cache_of(data).name, own.name}
+    with monkeypatch.context() as patched:
+        patched.setattr(decoded_cache, "_decode", None)  # would raise if it were called
+        assert load(data, 14).images.shape[1:] == (14, 14)
+        assert load(data).images.shape[1:] == (28, 28)
+    images = small.images.copy()
+    flip(own / "images.npy", 0.5)
+    load(data)
+    assert capsys.readouterr().err == ""
+    np.testing.assert_array_equal(load(data, 14).images, images)
+    assert "has changed since it was written" in capsys.readouterr().err
+
+
+def test_a_cache_of_another_size_is_not_taken(data, capsys):
+    load(data, 14)
+    own = cache_of(data).with_name(cache_of(data).name + "-14px")
+    shutil.copytree(own, own.with_name(own.name.replace("14px", "7px")))
+    assert load(data, 7).images.shape[1:] == (7, 7)
+    assert "decoding test again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["images.npy", "check.json"])

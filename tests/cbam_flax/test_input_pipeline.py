@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cbam_flax import decoded_cache, input_pipeline, sharding
-from cbam_flax.input_pipeline import Order, Split, check_labels, load_split
+from cbam_flax.input_pipeline import Order, Split, check_labels, load_split, with_variant
 from data_prep.cli import UserError
 
 LABELS = np.int32([0, 0, 0, 1, 0, 0, 1, 0, 0, 0])
@@ -57,8 +57,34 @@ def test_decoding_brings_no_notice_of_a_library(copy_of_data, caplog):
 def test_missing_data_names_the_folder_and_what_is_there(prepared):
     with pytest.raises(UserError, match=r"rsna_pneumonia.*holds pneumonia_mnist/28px"):
         load(prepared, dataset="rsna_pneumonia")
-    with pytest.raises(UserError, match=r"holds images of 28 px, config.image_size is 64"):
+    with pytest.raises(UserError, match=r"holds pneumonia_mnist/28px.*never enlarged"):
+        load(prepared, size=64)
+    with pytest.raises(UserError, match=r"holds images of 28 px, config.image_size is 64.*never"):
         load(prepared, dataset="pneumonia_mnist/28px", size=64)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "size", "taken"),
+    [
+        ("films", 64, "films"),
+        ("films", 63, "films/64px"),
+        ("films", 65, "films/128px"),
+        ("films", 200, "films/1024px"),
+        ("films", 2048, "films"),  # which `record_dir` does not find
+        ("films/1024px", 64, "films/1024px"),
+        ("films/256px-row", 64, "films/256px-row"),
+        ("others", 64, "others"),
+    ],
+)
+def test_a_name_stands_for_its_smallest_variant_that_is_large_enough(
+    tmp_path, dataset, size, taken
+):
+    for variant in ("64px", "128px", "1024px", "256px-row", "256px-squash", "notespx"):
+        folder = tmp_path / "films" / variant / "1.0.0"
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").touch()
+    (tmp_path / "films" / "65px" / "1.0.0").mkdir(parents=True)  # not finished
+    assert with_variant(str(tmp_path), dataset, size) == taken
 
 
 def test_a_corrupt_record_is_named(copy_of_data):

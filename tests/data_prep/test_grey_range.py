@@ -17,11 +17,11 @@ def test_twelve_bits_declared_as_sixteen_are_flagged(phantom, make_dicom):
         return fit_image(image, 32, "letterbox", "area")[0]
 
     training = distribution([grey_range(square(16)), grey_range(square(15))])
-    assert never_seen(square(16), training) == []
-    flags = never_seen(square(12), training)
+    assert never_seen(grey_range(square(16)), training) == []
+    flags = never_seen(grey_range(square(12)), training)
     assert [flag.partition("=")[0] for flag in flags] == ["grey_levels", "grey_spread"]
     assert grey_range(square(12))["levels"] <= 17 < FEW_LEVELS
 
 
 def test_an_unknown_distribution_flags_nothing():
-    assert never_seen(np.zeros((4, 4), np.uint8), None) == []
+    assert never_seen({"levels": 1, "spread": 0}, None) == []

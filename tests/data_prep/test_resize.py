@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.resize import fit_image
+from data_prep.resize import fit_image, shrink
 
 
 def ramp(rows, columns, dtype=np.uint8):
@@ -78,6 +78,15 @@ def test_the_box_of_the_whole_image_stays_inside_the_square():
         whole = placement.forward_boxes(np.array([[0, 0, rows, columns]]))
         assert whole.min() >= 0
         assert whole.max() <= 1
+
+
+def test_a_square_is_shrunk_by_averaging_and_never_enlarged():
+    square = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    mean = square.reshape(16, 4, 16, 4).mean(axis=(1, 3))
+    assert np.abs(shrink(square, 16) - mean).max() <= 0.5
+    np.testing.assert_array_equal(shrink(square, 64), square)
+    with pytest.raises(ValueError, match="64 px is not enlarged to 65 px"):
+        shrink(square, 65)
 
 
 def test_no_boxes():

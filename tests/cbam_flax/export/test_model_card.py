@@ -77,7 +77,11 @@ METRICS = {
 
 
 def card(metrics: dict | None) -> str:
-    restored = types.SimpleNamespace(step=40, variables={"params": {"a": np.ones((100, 20))}})
+    restored = types.SimpleNamespace(
+        step=40,
+        variables={"params": {"a": np.ones((100, 20))}},
+        config=types.SimpleNamespace(image_size=32),
+    )
     return model_card(Run(restored, MANIFEST, metrics), BUNDLE)
 
 

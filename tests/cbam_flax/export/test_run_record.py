@@ -151,6 +151,15 @@ def test_the_description_is_what_inference_needs(workdir, restored, evaluated):
     assert str(workdir) not in json.dumps(described)
 
 
+def test_images_that_were_shrunk_are_described_with_both_sizes(workdir, restored):
+    restored.config.image_size = 28  # of data at 32 px
+    described = run_record.describe(run_record.read_run(str(workdir), restored))
+    sizes = {"image_size": 28, "prepared_size": 32}
+    assert described["preprocessing"] == MANIFEST["preprocessing"] | sizes
+    assert described["input"]["shape"] == ["batch", 28, 28, 1]
+    assert schema.fault(described | {"files": {}}) is None
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

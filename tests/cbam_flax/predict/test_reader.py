@@ -6,6 +6,8 @@ import pytest
 
 from cbam_flax.predict import reader
 from data_prep.cli import UserError
+from data_prep.grey_range import grey_range
+from data_prep.resize import fit_image, shrink
 
 PREPROCESSING = {"image_size": 32, "aspect": "letterbox", "interpolation": "area", "voi": "first"}
 GRADIENT = np.arange(64 * 32, dtype=np.uint16).reshape(64, 32) * 30
@@ -115,6 +117,19 @@ def test_an_image_is_read_as_it_is_for_training_and_says_where_it_lies(tmp_path,
     np.testing.assert_allclose(decoded.square[:, 8:24], expected, atol=1)
     assert decoded.panel.shape == (768, 384)
     assert reader.read_file(reader.Task(source, PREPROCESSING, with_panel=False)).panel is None
+
+
+def test_an_image_is_shrunk_from_the_size_that_was_prepared(tmp_path, write_dicom):
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96), np.uint8)
+    path = write_dicom(tmp_path / "image.dcm", noise)
+    preprocessing = PREPROCESSING | {"image_size": 12, "prepared_size": 32}
+    task = reader.Task(reader.Source(0, "image", path), preprocessing, with_panel=False)
+    decoded = reader.read_file(task)
+    prepared = fit_image(noise, 32)[0]
+    np.testing.assert_array_equal(decoded.square, shrink(prepared, 12))
+    assert (decoded.square != fit_image(noise, 12)[0]).any()
+    assert decoded.greys == grey_range(prepared) != grey_range(decoded.square)
+    np.testing.assert_allclose(decoded.box, [0, 0, 1, 1])
 
 
 def test_refusals_keep_their_codes_and_stop_nothing(tmp_path, write_dicom):

@@ -62,6 +62,7 @@ def test_a_whole_description_has_no_fault():
             for v in ("no", ["no"], ["no", "no"], ["", "yes"], ["a", "b", "c"], [0, 1])
         ),
         *(("preprocessing.image_size", v) for v in (0, -32, 32.0, True, "32", 10**9, [32])),
+        *(("preprocessing.prepared_size", v) for v in (16, 31, 64.0, True, "64", 10**9, [64])),
         *(("preprocessing.aspect", v) for v in ("crop", None, ["squash"], {})),
         ("preprocessing.interpolation", "cubic"),
         ("preprocessing.voi", 1),
@@ -89,6 +90,11 @@ def test_a_wrong_value_is_named_with_what_it_must_be(key, value):
     assert "not " in fault or "is missing" in fault
     assert len(fault) < 300
     assert "\n" not in fault
+
+
+def test_the_size_that_was_prepared_may_be_said():
+    for size in (None, 32, 33, 4096):
+        assert schema.fault(put(WHOLE, "preprocessing.prepared_size", size)) is None
 
 
 def test_every_criterion_of_evaluation_is_known():
