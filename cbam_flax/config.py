@@ -141,6 +141,8 @@ def to_steps(length: ConfigDict, *, name: str, batch_size: int, examples: int) -
 def check(config: ConfigDict) -> None:
     """Checks that the config has the keys of `KEYS`, each with a value that it takes.
 
+    `fold` must also be one of the `folds`.
+
     Raises:
         UserError: names the first that does not fit, and what would.
     """
@@ -151,6 +153,11 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             f"the config lacks {', '.join(missing)}; start from default_config() and set keys one "
             f"by one, as in --config.{_example(missing[0])}"
+        )
+    if config.fold >= max(config.folds, 1):
+        raise UserError(
+            f"config.fold is {config.fold} and config.folds {config.folds}; the folds count from "
+            f"0, so give a smaller fold or more folds"
         )
 
 

@@ -4,6 +4,7 @@ This is the one place for all three. The defaults and the checks of `config.py`,
 `python -m cbam_flax.main --help` prints and docs/config.md come from it.
 """
 
+import re
 from typing import Any, NamedTuple
 
 UNITS = {"steps": int, "epochs": float, "examples": int}  # of a duration
@@ -63,7 +64,8 @@ class Key(NamedTuple):
             int: f"an integer in {self.allowed}",
             float: f"a number in {self.allowed}",
             dict: f"set by exactly one of {', '.join(UNITS)}, to a number in {self.allowed}",
-        }[one].replace("in -1 | ", "that is -1 or in ")
+        }[one]
+        words = re.sub(r"in (-1|0) \| ", r"that is \1 or in ", words)
         if not self.length:
             return words
         length = f"length {self.length}" if self.length.isdigit() else f"a length in {self.length}"
@@ -96,6 +98,8 @@ KEYS = {
     "data_dir": Key("data", TEXT, "as given to data_prep.prepare; local or gs://", may_change=True),
     "dataset": Key("rsna_pneumonia", TEXT, "or with a variant, as in rsna_pneumonia/256px-row"),
     "image_size": Key(256, "[28, 4096]", "pixels; data of this or else the next larger size"),
+    "folds": Key(0, "0 | [2, 20]", "divide all images anew, by patient, into so many; 0: off"),
+    "fold": Key(0, "[0, 19]", "which of the folds is the test split, from 0"),
     "batch_size": Key(64, "[1, 65536]", "images per step, over all devices and hosts"),
     "sampling": Key("uniform", "uniform | balanced",
                     "balanced repeats positives until they are half of an epoch"),

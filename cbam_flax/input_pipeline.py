@@ -9,7 +9,7 @@ choice over tf.data.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from cbam_flax import folds as folds_lib
 from cbam_flax.decoded_cache import decoded
 from cbam_flax.sharding import batch_sharding
 from data_prep.cli import UserError
@@ -108,13 +109,23 @@ def record_dir(data_dir: str, dataset: str, image_size: int) -> Any:
     return versions[-1]
 
 
-def load_split(data_dir: str, dataset: str, image_size: int, split: str) -> Split:
+def load_split(
+    data_dir: str, dataset: str, image_size: int, split: str, folds: int = 0, fold: int = 0
+) -> Split:
     """Maps a split into memory, decoding and shrinking its TFRecords the first time.
+
+    Args:
+        folds, fold: as in the config; the split is then this fold's (`cbam_flax.folds`).
 
     Raises:
         UserError: no such data, a broken manifest or record, records that are not those of the
-            manifest, a split that is empty or of smaller images.
+            manifest, a split that is empty or of smaller images, too few patients for folds.
     """
+    if folds:
+        load = functools.partial(load_split, data_dir, dataset, image_size)
+        there = read_manifest(record_dir(data_dir, dataset, image_size))["splits"]
+        prepared = [load(name) for name in sorted(there) if there[name]["images"]]
+        return _split_of_fold(prepared, split, folds, fold)
     folder = record_dir(data_dir, dataset, image_size)
     manifest = read_manifest(folder)
     size = manifest["preprocessing"]["image_size"]
@@ -132,6 +143,32 @@ def load_split(data_dir: str, dataset: str, image_size: int, split: str) -> Spli
     boxes[:] = np.split(loaded.pop("boxes"), np.cumsum(loaded.pop("box_count"))[:-1])
     images = np.load(cache / "images.npy", mmap_mode="r")
     return Split(split, images, loaded | {"boxes": boxes}, manifest)
+
+
+def _split_of_fold(prepared: Sequence[Split], split: str, folds: int, fold: int) -> Split:
+    """A split of one fold of all the images of these splits."""
+    manifest = prepared[0].manifest
+    columns = folds_lib.merge([each.columns for each in prepared])
+    by_id = np.argsort(columns["image_id"], kind="stable")
+    columns = {name: column[by_id] for name, column in columns.items()}
+    source = source_images(columns["image_id"], manifest["split_scheme"])
+    group = np.where(columns["patient_id"] == "", source, columns["patient_id"])
+    divided = folds_lib.divide(columns["label"], group, folds, fold)
+    chosen = divided[split]
+    images: Any = folds_lib.Rows([each.images for each in prepared], by_id[chosen])
+    return Split(
+        split,
+        images,
+        {name: column[chosen] for name, column in columns.items()},
+        folds_lib.manifest_of_fold(manifest, columns, divided, folds, fold),
+    )
+
+
+def source_images(image_id: np.ndarray, split_scheme: str) -> np.ndarray:
+    """The image that each record is of: under the `row` scheme a record's id is "image#number"."""
+    if split_scheme != "row":
+        return image_id
+    return np.array([name.rpartition("#")[0] for name in image_id])
 
 
 def check_labels(split: Split) -> None:

@@ -48,7 +48,10 @@ def train(config: ConfigDict, workdir: str) -> int:
 
     # Data: two splits in memory maps, and the order of the training examples.
     load = functools.partial(
-        input_pipeline.load_split, config.data_dir, config.dataset, config.image_size
+        input_pipeline.load_split,
+        *(config.data_dir, config.dataset, config.image_size),
+        folds=config.folds,
+        fold=config.fold,
     )
     training, validation = load("train"), load("validation")
     for split in (training, validation):

@@ -84,10 +84,10 @@ def summarise_split(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         "positive": int(found.reshape(len(labels), -1).any(axis=1).sum()),
         "content_sha256": hashlib.sha256(content).hexdigest(),
         "grey_range": distribution(greys) if greys else None,
-    } | _by_finding(np.array(labels))
+    } | by_finding(np.array(labels))
 
 
-def _by_finding(labels: np.ndarray) -> dict[str, list[int]]:
+def by_finding(labels: np.ndarray) -> dict[str, list[int]]:
     """Of labels (images, k): how many images have each finding, and are labelled for it."""
     if labels.ndim < 2:
         return {}

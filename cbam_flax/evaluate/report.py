@@ -10,6 +10,7 @@ from typing import Any
 
 from cbam_flax.evaluate import patients
 from cbam_flax.evaluate.plots import shown
+from cbam_flax.folds import division
 
 # File, heading, and alternative text.
 CURVES = (
@@ -202,9 +203,8 @@ def _data(metrics: Mapping[str, Any]) -> str:
         (name, f"{split['images']:,}", _count(split["patients"]), f"{split['positive']:,}")
         for name, split in data["splits"].items()
     ]
-    return (
-        f"<h2>Data</h2><p>{_text(data['dataset'])}, split by {_text(data['split_scheme'])}.</p>"
-        + _table(("split", "images", "patients", "positive"), rows)
+    return f"<h2>Data</h2><p>{_text(data['dataset'])}, {_text(division(data))}.</p>" + _table(
+        ("split", "images", "patients", "positive"), rows
     )
 
 

@@ -70,7 +70,7 @@ def evaluate_workdir(
     config = restored.config
     own = (config.data_dir, config.dataset)
     given = (data_dir or config.data_dir, dataset or config.dataset)
-    evaluated = load_split(*given, config.image_size, split)
+    evaluated = _load_given(restored, *given, split)
     external = not _trained_on(restored, evaluated)
     if name is None:
         name = f"{evaluated.manifest['dataset'].replace('/', '-')}-" * external + split
@@ -120,6 +120,7 @@ def evaluate_workdir(
         "calibration": dataclasses.asdict(fitted),
         "data": {
             **{key: evaluated.manifest[key] for key in ("dataset", "split_scheme", "splits")},
+            **{key: evaluated.manifest[key] for key in ("fold",) if key in evaluated.manifest},
             "synthetic": is_synthetic(evaluated.manifest),
         },
         "provenance": evaluation_folder.provenance(restored, evaluated),
@@ -160,13 +161,25 @@ def _trained_on(restored: checkpoint.Restored, split: Split) -> bool:
     )
 
 
+def _load_given(restored: checkpoint.Restored, data_dir: str, dataset: str, split: str) -> Split:
+    """A split of given data: of the run's fold where they are the run's own, else as prepared."""
+    config = restored.config
+    if config.folds:
+        try:
+            return _load_own(restored, data_dir, dataset, split)
+        except UserError:  # other data, which may also lack what folds need
+            pass
+    return load_split(data_dir, dataset, config.image_size, split)
+
+
 def _load_own(restored: checkpoint.Restored, data_dir: str, dataset: str, split: str) -> Split:
     """A split of the data that the run was trained on.
 
     Raises:
         UserError: the data are missing or have changed.
     """
-    found = load_split(data_dir, dataset, restored.config.image_size, split)
+    config = restored.config
+    found = load_split(data_dir, dataset, config.image_size, split, config.folds, config.fold)
     if not _trained_on(restored, found):
         raise UserError(
             f"{data_dir} no longer holds the data that the run was trained on; "

@@ -8,6 +8,7 @@ from typing import Any
 
 from cbam_flax.evaluate import patients
 from cbam_flax.export.run_record import Run
+from cbam_flax.folds import division
 from data_prep.manifest import is_synthetic
 
 FIGURES = {
@@ -98,10 +99,12 @@ def _data(run: Run) -> str:
         (name, split["images"], split["patients"] or "unknown", split["positive"])
         for name, split in manifest["splits"].items()
     ]
+    scheme = manifest["split_scheme"]
+    splits = division(manifest).capitalize() if "fold" in manifest else f"Split by **{scheme}**"
     settings = ", ".join(f"{name} {value}" for name, value in run.preprocessing.items())
     return (
         f"`{manifest['dataset']}`: {counts['inputs']:,} inputs, {counts['accepted']:,} accepted, "
-        f"{counts['rejected']:,} refused. Split by **{manifest['split_scheme']}**. "
+        f"{counts['rejected']:,} refused. {splits}. "
         f"Preprocessing: {settings}.\n\n"
         + _table(("split", "images", "patients", "positive"), rows)
         + ("" if is_synthetic(manifest) or not is_rsna else f"\n\n{ATTRIBUTION}")

@@ -8,9 +8,12 @@ from cbam_flax.evaluate import folder as evaluation_folder
 from cbam_flax.predict.bundle import SCHEMA
 from data_prep.cli import UserError
 from data_prep.files import folders
+from data_prep.grey_range import distribution, grey_range
 from data_prep.manifest import SYNTHETIC_WARNING, is_synthetic, read_manifest
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from cbam_flax.checkpoint import Restored
 
 LABELS = ("no pneumonia", "pneumonia")
@@ -61,7 +64,7 @@ def read_run(workdir: str, restored: "Restored", evaluation: str = "test") -> Ru
 
     config = restored.config
     records = record_dir(config.data_dir, config.dataset, config.image_size)
-    manifest = read_manifest(records)
+    manifest = _manifest_of_fold(config) if config.folds else read_manifest(records)
     for split, content in restored.fingerprint.items():
         if manifest["splits"].get(split, {}).get("content_sha256") != content:
             raise UserError(
@@ -74,6 +77,17 @@ def read_run(workdir: str, restored: "Restored", evaluation: str = "test") -> Ru
         metrics = evaluation_folder.read_metrics(folder)
         _check_together(metrics, restored, folder)
     return Run(restored=restored, manifest=manifest, metrics=metrics)
+
+
+def _manifest_of_fold(config: "ConfigDict") -> dict[str, Any]:
+    """The manifest of the run's fold, with the grey range of its own training images."""
+    from cbam_flax.input_pipeline import load_split
+
+    where = (config.data_dir, config.dataset, config.image_size)
+    train = load_split(*where, "train", config.folds, config.fold)
+    greys = [grey_range(train.images[row]) for row in range(len(train))]
+    train.manifest["splits"]["train"]["grey_range"] = distribution(greys)
+    return train.manifest
 
 
 def _check_together(metrics: dict[str, Any], restored: "Restored", folder: Any) -> None:

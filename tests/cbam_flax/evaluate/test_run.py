@@ -80,7 +80,7 @@ def data(make_columns, monkeypatch):
             columns = make_columns(n, seed, f"{data_dir}-{name}")
             splits[data_dir, name] = Split(name, images, columns, manifest)
 
-    def load(data_dir, dataset, image_size, split):
+    def load(data_dir, dataset, image_size, split, folds=0, fold=0):
         if (data_dir, split) not in splits:
             raise UserError(f"no prepared data in {data_dir}")
         return splits[data_dir, split]
