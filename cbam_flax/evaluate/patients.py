@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from cbam_flax.lineage import source_images
+
 Columns = Mapping[str, np.ndarray]
 
 
@@ -18,9 +20,7 @@ def with_known_patients(columns: Columns, split_scheme: str) -> dict[str, np.nda
         columns: `image_id`, and `patient_id` with "" where it is not known.
         split_scheme: what the manifest says.
     """
-    image, patient = columns["image_id"], columns["patient_id"]
-    if split_scheme == "row":
-        image = np.array([name.rpartition("#")[0] for name in image])
+    image, patient = source_images(columns["image_id"], split_scheme), columns["patient_id"]
     known = patient != ""
     return {
         **columns,

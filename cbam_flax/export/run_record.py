@@ -94,8 +94,8 @@ def calibration_of(run: Run) -> dict[str, Any]:
 
 def describe(run: Run) -> dict[str, Any]:
     """bundle.json, except what is known only after the artefacts are written."""
-    config = run.restored.config.to_dict()
-    config.pop("data_dir")  # a path on the training machine
+    config = run.restored.portable_config
+    ancestors = {"ancestors": list(run.restored.ancestors)} if run.restored.ancestors else {}
     preprocessing = run.manifest["preprocessing"]
     size = preprocessing.get("image_size")  # checked with the rest before it is written
     fitted = calibration_of(run)
@@ -145,7 +145,7 @@ def describe(run: Run) -> dict[str, Any]:
             "code": provenance.code_fingerprint(),
         },
         "config": config,
-    }
+    } | ancestors
 
 
 def warnings(run: Run) -> list[str]:
