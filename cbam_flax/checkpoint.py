@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -79,12 +79,14 @@ def save(
     config: ConfigDict,
     fingerprint: dict[str, str],
     metrics: dict[str, float] | None,
+    ancestors: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Starts an asynchronous save of the state after `step` steps.
 
     Args:
         fingerprint: of the data, as `data_fingerprint` gives it.
         metrics: of this very state on validation, if it was evaluated.
+        ancestors: the models that this one started from, the nearest first (`cbam_flax.lineage`).
     """
     if metrics:
         metrics = metrics | {"step": step}  # for `_rank`
@@ -95,7 +97,7 @@ def save(
         "data": fingerprint,
         "metrics": metrics,
         "state": state_hash(state),
-    }
+    } | ({"ancestors": list(ancestors)} if ancestors else {})
     manager.save(
         step,
         args=ocp.args.Composite(
@@ -119,6 +121,15 @@ def restore(manager: ocp.CheckpointManager, step: int, abstract_state: TrainStat
     """
     records = {each: _read_record(manager, each) for each in manager.all_steps()}
     return _read_state(manager, step, abstract_state, records[step])
+
+
+def ancestors_of(manager: ocp.CheckpointManager, step: int) -> list[dict[str, Any]]:
+    """The models that the run of this checkpoint started from, the nearest first.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    return _read_record(manager, step).get("ancestors", [])
 
 
 def _read_record(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
@@ -222,11 +233,21 @@ class Restored:
     variables: dict[str, Any]  # params (averaged where kept) and batch_stats, on the default device
     step: int
     fingerprint: dict[str, str]  # of the data, by split
+    ancestors: Sequence[dict[str, Any]] = ()  # the models before, nearest first: `lineage`
 
     @functools.cached_property
     def weights_sha256(self) -> str:
         """The hash of `variables`, computed once."""
         return variables_sha256(self.variables)
+
+    @property
+    def portable_config(self) -> dict[str, Any]:
+        """The config without paths of one machine; the parent is named by its weights."""
+        config = self.config.to_dict()
+        del config["data_dir"]
+        if self.ancestors:
+            config["init"]["from_run"] = self.ancestors[0]["weights_sha256"]
+        return config
 
 
 def load_for_inference(workdir: str, step: int | None = None) -> Restored:
@@ -266,4 +287,5 @@ def load_for_inference(workdir: str, step: int | None = None) -> Restored:
         variables={"params": params, "batch_stats": saved["batch_stats"]},
         step=step,
         fingerprint=run["data"],
+        ancestors=run.get("ancestors", ()),
     )

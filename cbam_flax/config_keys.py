@@ -49,14 +49,20 @@ class Key(NamedTuple):
             return (
                 isinstance(value, tuple)
                 and _fits(len(value), int, self.length)
-                and all(_fits(each, type(self.default[0]), self.allowed) for each in value)
+                and all(_fits(each, self._one, self.allowed) for each in value)
             )
         return _fits(value, type(self.default), self.allowed)
 
     @property
+    def _one(self) -> type:
+        """The type of the value, or of each element; an empty tuple is one of texts."""
+        if not isinstance(self.default, tuple):
+            return type(self.default)
+        return type(self.default[0]) if self.default else str
+
+    @property
     def kind(self) -> str:
         """What a value is and where it lies, as in "a number in (0, 1]"."""
-        one = type(self.default[0] if isinstance(self.default, tuple) else self.default)
         choices = f"one of {self.allowed.replace(' | ', ', ')}"
         words = {
             bool: choices,
@@ -64,7 +70,7 @@ class Key(NamedTuple):
             int: f"an integer in {self.allowed}",
             float: f"a number in {self.allowed}",
             dict: f"set by exactly one of {', '.join(UNITS)}, to a number in {self.allowed}",
-        }[one]
+        }[self._one]
         words = re.sub(r"in (-1|0) \| ", r"that is \1 or in ", words)
         if not self.length:
             return words
@@ -147,6 +153,14 @@ KEYS = {
                              "of 3x3 kernels and head; auto does as the preset"),
     "model.zero_init_last_bn": Key(False, SWITCH, "each block starts as ReLU of its first half"),
     "model.remat": Key(False, SWITCH, "recompute blocks in the backward pass: less memory, slower"),
+
+    "init.from_run": Key("none", TEXT, "what the parameters start from: a run, a folder of its "
+                         "checkpoints, or an imported .npz"),
+    "init.batch_stats": Key("kept", "kept | fresh", "BatchNorm's running statistics at the start"),
+    "init.freeze": Key((), TEXT, "patterns of parameters that do not change, as in block1/*",
+                       length="[0, inf)"),
+    "init.learning_rate_scale": Key((), TEXT, "factors by pattern, as in block?/*=0.1",
+                                    length="[0, inf)"),
 
     "loss.label_smoothing": Key(0.0, "[0, 1)", "share of a label that is spread over both classes"),
     "loss.positive_weight": Key(1.0, "(0, 1000000]", "multiplies the loss of positive examples"),

@@ -12,7 +12,7 @@ from clu import periodic_actions
 from etils import epath
 from ml_collections import ConfigDict
 
-from cbam_flax import checkpoint, input_pipeline, monitor, sharding
+from cbam_flax import checkpoint, input_pipeline, lineage, monitor, sharding, transfer
 from cbam_flax import config as config_lib
 from cbam_flax import optimizer as optimizer_lib
 from cbam_flax import step as step_lib
@@ -59,8 +59,8 @@ def train(config: ConfigDict, workdir: str) -> int:
     if config.shuffle_labels:  # both: a checkpoint selected by true labels beats chance
         rng = np.random.default_rng(config.seed)
         training, validation = (s.with_shuffled_labels(rng) for s in (training, validation))
-    for split_name in config.evaluate.at_end:
-        load(split_name)  # what is wrong with it is said now, not after the training
+    # What is wrong with the others is said now, not after the training.
+    judged = [validation, *map(load, set(config.evaluate.at_end) - {"train", "validation"})]
     order = input_pipeline.Order(training.labels, config.batch_size, config.seed, config.sampling)
     if config.batch_size > order.epoch_size:
         raise UserError(
@@ -74,7 +74,6 @@ def train(config: ConfigDict, workdir: str) -> int:
     evaluate_every = max(1, to_steps(config.evaluate.every, name="evaluate.every"))
     checkpoint_every = max(1, to_steps(config.checkpoint.every, name="checkpoint.every"))
     fingerprint = {split.name: split.fingerprint for split in (training, validation)}
-    checkpoint.claim_workdir(workdir, config, fingerprint)
 
     # The optimizer, and the state as shapes with their shardings on the mesh.
     schedule = optimizer_lib.make_schedule(
@@ -82,18 +81,33 @@ def train(config: ConfigDict, workdir: str) -> int:
         total_steps=total_steps,
         warmup_steps=to_steps(config.optimizer.warmup, name="optimizer.warmup"),
     )
-    optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule)
+    optimizer = optimizer_lib.make_optimizer(config.optimizer, schedule, config.init)
     train_step, abstract_state = step_lib.sharded_train_step(model, optimizer, config, mesh)
+
+    # The model that a new run starts from, where it does: what of it fits.
+    if parent := transfer.read_parent(config.init.from_run, workdir):
+        arrays = transfer.fitting(parent, abstract_state, config.init.batch_stats)
+
+    # Nothing is left to refuse: the folder becomes the run's.
+    checkpoint.claim_workdir(workdir, config, fingerprint)
+    if jax.process_index() == 0:
+        own = lineage.trained_on([training, validation])
+        lineage.write(workdir, own, parent.trained_on if parent else [])
 
     # The state: the newest checkpoint's, else a fresh one, created with its shardings.
     manager = checkpoint.make_manager(workdir, config)
     start = manager.latest_step() or 0
     if start:
         state = checkpoint.restore(manager, start, abstract_state)
+        ancestors = checkpoint.ancestors_of(manager, start)
         logging.info("continuing after step %d of %d", start, total_steps)
     else:
         init = functools.partial(step_lib.init_state, model, optimizer, config)
-        state = jax.jit(init, out_shardings=jax.tree.map(lambda x: x.sharding, abstract_state))()
+        shardings = jax.tree.map(lambda x: x.sharding, abstract_state)
+        state = jax.jit(init, out_shardings=shardings)()
+        ancestors = parent.ancestors if parent else []
+        if parent:
+            state = jax.jit(transfer.replace, out_shardings=shardings)(state, arrays)
 
     # The step, compiled before the loop so that its memory can be logged.
     batches = input_pipeline.train_batches(training, order, mesh, start=start, stop=total_steps)
@@ -104,6 +118,14 @@ def train(config: ConfigDict, workdir: str) -> int:
     monitor.log_start(
         config, stages, compiled, mesh, [training, validation], order.epoch_size, total_steps
     )
+
+    if parent:
+        for line in transfer.differences(parent, arrays, abstract_state):
+            logging.info("%s", line)
+        for split in judged:
+            found = lineage.judged(parent.ancestors, parent.trained_on, split)
+            for warning in lineage.warnings(found, len(split)):
+                logging.warning("%s split: %s", split.name, warning)
 
     writer = monitor.make_writer(workdir, start, total_steps)
     if start == 0:
@@ -178,6 +200,7 @@ def train(config: ConfigDict, workdir: str) -> int:
                 config=config,
                 fingerprint=fingerprint,
                 metrics=figures,
+                ancestors=ancestors,
             )
         if stop and step < total_steps:
             reporter.write()

@@ -155,7 +155,7 @@ def train_step(config: ConfigDict, target: Target, batch_per_chip: int) -> Repor
         accumulate=config.optimizer.accumulate,
     )
     model = step.model_for(config, mesh)
-    optimizer = optimizer_lib.make_optimizer(config.optimizer, lambda _: 1e-3)
+    optimizer = optimizer_lib.make_optimizer(config.optimizer, lambda _: 1e-3, config.init)
     jitted, state = step.sharded_train_step(model, optimizer, config, mesh)
     batch = abstract_batch(config.batch_size, config.image_size, mesh)
     return _report(jitted.lower(state, batch))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import scipy.special
 
+from cbam_flax import lineage
 from cbam_flax.evaluate import baselines, bootstrap, patients, statistics, subgroups
 from cbam_flax.evaluate.calibration import MEASURES, Calibration
 from data_prep.manifest import SYNTHETIC_WARNING
@@ -143,6 +144,7 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
             f"images, since they or the training images name no patient. Intervals are over "
             f"{metrics['bootstrap']['unit']}: too narrow if patients have several images."
         )
+    found += lineage.warnings(metrics.get("ancestors", []), metrics["n"])
     if metrics["baselines"]:
         name = metrics["best_baseline"]
         gain = metrics["baselines"][name]["gain"]

@@ -138,8 +138,8 @@ def calibrations(workdir: Any, weights_sha256: str) -> dict[str, Calibration]:
 
 def provenance(restored: Restored, split: Split) -> dict[str, Any]:
     """What the figures come from: checkpoint, config, data and code, as steps and fingerprints."""
-    config = restored.config.to_dict()
-    config.pop("data_dir")  # a path of one machine
+    config = restored.portable_config
+    ancestors = {"ancestors": list(restored.ancestors)} if restored.ancestors else {}
     return {
         "checkpoint_step": restored.step,
         "weights_sha256": restored.weights_sha256,
@@ -148,7 +148,7 @@ def provenance(restored: Restored, split: Split) -> dict[str, Any]:
         "evaluated_on": split.fingerprint,
         "code": provenance_lib.code_fingerprint(),
         "config": config,
-    }
+    } | ancestors
 
 
 def _output() -> dict[str, Any]:

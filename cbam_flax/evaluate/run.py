@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from cbam_flax import checkpoint
+from cbam_flax import checkpoint, lineage
 from cbam_flax.evaluate import (
     analysis,
     bootstrap,
@@ -125,6 +125,9 @@ def evaluate_workdir(
         },
         "provenance": evaluation_folder.provenance(restored, evaluated),
     }
+    if restored.ancestors:
+        before = lineage.read_before(folder, restored.ancestors)
+        metrics["ancestors"] = lineage.judged(restored.ancestors, before, evaluated)
     metrics["warnings"] = analysis.warnings(metrics)
     drawn = pictures.draw(
         metrics, predictions, evaluated, restored, folder, with_maps=explained > 0

@@ -122,8 +122,8 @@ def calibration_of(run: Run) -> dict[str, Any]:
 
 def describe(run: Run) -> dict[str, Any]:
     """bundle.json, except what is known only after the artefacts are written."""
-    config = run.restored.config.to_dict()
-    config.pop("data_dir")  # a path on the training machine
+    config = run.restored.portable_config
+    ancestors = {"ancestors": list(run.restored.ancestors)} if run.restored.ancestors else {}
     size = run.preprocessing["image_size"]
     fitted = calibration_of(run)
     return {
@@ -172,7 +172,7 @@ def describe(run: Run) -> dict[str, Any]:
             "code": provenance.code_fingerprint(),
         },
         "config": config,
-    }
+    } | ancestors
 
 
 def warnings(run: Run) -> list[str]:
