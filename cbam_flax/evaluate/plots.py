@@ -44,10 +44,20 @@ def precision_recall(predictions: Columns, metrics: Mapping[str, Any]) -> Figure
     precision, recall, _ = sklearn.metrics.precision_recall_curve(
         predictions["label"], predictions["logit"]
     )
+    # Where the data end: not scikit-learn's point at recall 0, nor lower thresholds at recall 1.
+    shown_points = slice(int(np.flatnonzero(recall == 1)[-1]), -1)
     low, high = _band(predictions, lambda t, f: np.interp(_GRID, t / t[-1], t / (t + f)))
-    axes.fill_between(_GRID, low, high, color=BLUE, alpha=0.2, lw=0, label="95 % band")
+    # At recall 1 it would fall to the prevalence, along the vertical line that is left out above.
+    grid, low, high = (values[:-1] for values in (_GRID, low, high))
+    axes.fill_between(grid, low, high, color=BLUE, alpha=0.2, lw=0, label="95 % band")
     name = f"model, AP {shown(metrics['average_precision'])}"
-    axes.plot(recall, precision, color=BLUE, drawstyle="steps-post", label=name)
+    axes.plot(
+        recall[shown_points],
+        precision[shown_points],
+        color=BLUE,
+        drawstyle="steps-post",
+        label=name,
+    )
     prevalence = metrics["n_positive"] / metrics["n"]
     axes.axhline(prevalence, color=GREY, ls=":", label=f"prevalence {prevalence:.2f}")
     if metrics["ppv"]["value"] is not None:

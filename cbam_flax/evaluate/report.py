@@ -45,7 +45,7 @@ STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#111;background:#fff;max-width:72rem;
 margin:auto;padding:1rem}
 h1{font-size:1.4rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
-h3{font-size:1rem;margin:.3rem 0}
+h3{font-size:1rem;margin:1.2rem 0 .3rem}
 .headline{font-size:1.7rem;font-weight:700;line-height:1.2}
 .warning{border-left:.4rem solid #D55E00;background:#fff4ec;padding:.5rem .8rem;margin:.5rem 0}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1rem}
@@ -71,6 +71,7 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     title = f"{drawn}{metrics['dataset']}, {metrics['split']}"
     prevalence = metrics["n_positive"] / metrics["n"]
     parts = [
+        "<p class=small>Research only. Not a medical device.</p>",
         f"<h1>{_text(title)}</h1>",
         _headline(metrics),
         f"<p>{metrics['n']:,} images of {patients.described(metrics)}, "
@@ -92,7 +93,6 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         _picture(pictures, *TRAINING),
         "<h2>Provenance</h2>",
         _provenance(metrics),
-        "<p class=small>Research only. Not a medical device.</p>",
     ]
     return (
         "<!doctype html><html lang=en><meta charset=utf-8>"
