@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from cbam_flax.provenance import sha256_of_json, variables_sha256
 from cbam_flax.step import TrainState
 from data_prep.cli import UserError
 from data_prep.files.text_files import read_json, replace_text
+from data_prep.manifest import PNEUMONIA
 
 BEST = "auroc"  # on validation
 
@@ -79,12 +80,14 @@ def save(
     config: ConfigDict,
     fingerprint: dict[str, str],
     metrics: dict[str, float] | None,
+    findings: Sequence[str] = (PNEUMONIA,),
 ) -> None:
     """Starts an asynchronous save of the state after `step` steps.
 
     Args:
         fingerprint: of the data, as `data_fingerprint` gives it.
         metrics: of this very state on validation, if it was evaluated.
+        findings: the names of what the model's logits are of.
     """
     if metrics:
         metrics = metrics | {"step": step}  # for `_rank`
@@ -96,6 +99,8 @@ def save(
         "metrics": metrics,
         "state": state_hash(state),
     }
+    if tuple(findings) != (PNEUMONIA,):
+        record["findings"] = list(findings)
     manager.save(
         step,
         args=ocp.args.Composite(
@@ -222,6 +227,7 @@ class Restored:
     variables: dict[str, Any]  # params (averaged where kept) and batch_stats, on the default device
     step: int
     fingerprint: dict[str, str]  # of the data, by split
+    findings: tuple[str, ...] = (PNEUMONIA,)  # that the model's logits are of
 
     @functools.cached_property
     def weights_sha256(self) -> str:
@@ -266,4 +272,5 @@ def load_for_inference(workdir: str, step: int | None = None) -> Restored:
         variables={"params": params, "batch_stats": saved["batch_stats"]},
         step=step,
         fingerprint=run["data"],
+        findings=tuple(run.get("findings", (PNEUMONIA,))),
     )
