@@ -25,12 +25,13 @@ def augment(
 
     Args:
         images: float32 (B, S, S, 1) in [0, 1].
-        labels: float32 (B,).
+        labels: float32 (B,) in {0, 1}, or (B, k) with -1 for "not labelled".
         key: of this step.
         config: `config.augment`.
 
     Returns:
-        Images in [0, 1] and labels, which mixup makes fractions, of the same shapes.
+        Images in [0, 1] and labels, which mixup makes fractions, of the same shapes. A mixture with
+        what is not labelled is not labelled.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
     keys = jax.vmap(lambda k: jax.random.split(k, 4))(keys)
@@ -43,7 +44,7 @@ def augment(
     if config.mixup:
         share = jax.vmap(lambda k: jax.random.beta(k, config.mixup, config.mixup))(keys[:, 3])
         images = _mix(images, share[:, None, None, None])
-        labels = _mix(labels, share)
+        labels = _mix(labels, share) if labels.ndim == 1 else _mix_labelled(labels, share)
     return images, labels
 
 
@@ -161,6 +162,12 @@ def random_erase(image: jax.Array, key: jax.Array, probability: float) -> jax.Ar
 def _mix(values: jax.Array, share: jax.Array) -> jax.Array:
     """Each example with the one opposite it in the batch (mixup, Zhang et al. 2018)."""
     return share * values + (1 - share) * values[::-1]
+
+
+def _mix_labelled(labels: jax.Array, share: jax.Array) -> jax.Array:
+    """`_mix` of labels (B, k), -1 where either is not labelled."""
+    both = (labels >= 0) & (labels[::-1] >= 0)
+    return jnp.where(both, _mix(labels, share[:, None]), -1)
 
 
 def _around(key: jax.Array, centre: float, spread: float, shape: tuple[int, ...] = ()) -> jax.Array:

@@ -26,6 +26,7 @@ from cbam_flax.provenance import sha256_of_json, variables_sha256
 from cbam_flax.step import TrainState
 from data_prep.cli import UserError
 from data_prep.files.text_files import read_json, replace_text
+from data_prep.manifest import PNEUMONIA
 
 BEST = "auroc"  # on validation
 
@@ -80,6 +81,7 @@ def save(
     fingerprint: dict[str, str],
     metrics: dict[str, float] | None,
     ancestors: Sequence[dict[str, Any]] = (),
+    findings: Sequence[str] = (PNEUMONIA,),
 ) -> None:
     """Starts an asynchronous save of the state after `step` steps.
 
@@ -87,6 +89,7 @@ def save(
         fingerprint: of the data, as `data_fingerprint` gives it.
         metrics: of this very state on validation, if it was evaluated.
         ancestors: the models that this one started from, the nearest first (`cbam_flax.lineage`).
+        findings: the names of what the model's logits are of.
     """
     if metrics:
         metrics = metrics | {"step": step}  # for `_rank`
@@ -97,7 +100,11 @@ def save(
         "data": fingerprint,
         "metrics": metrics,
         "state": state_hash(state),
-    } | ({"ancestors": list(ancestors)} if ancestors else {})
+    }
+    if ancestors:
+        record["ancestors"] = list(ancestors)
+    if tuple(findings) != (PNEUMONIA,):
+        record["findings"] = list(findings)
     manager.save(
         step,
         args=ocp.args.Composite(
@@ -234,6 +241,7 @@ class Restored:
     step: int
     fingerprint: dict[str, str]  # of the data, by split
     ancestors: Sequence[dict[str, Any]] = ()  # the models before, nearest first: `lineage`
+    findings: tuple[str, ...] = (PNEUMONIA,)  # that the model's logits are of
 
     @functools.cached_property
     def weights_sha256(self) -> str:
@@ -288,4 +296,5 @@ def load_for_inference(workdir: str, step: int | None = None) -> Restored:
         step=step,
         fingerprint=run["data"],
         ancestors=run.get("ancestors", ()),
+        findings=tuple(run.get("findings", (PNEUMONIA,))),
     )

@@ -7,7 +7,7 @@ keys on the command line with `--config.model.width=0.5`. `config_keys.py` decla
 import difflib
 import json
 import math
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -63,6 +63,7 @@ def stored_config(values: Any, where: Any) -> ConfigDict:
             group, _, name = path.rpartition(".")
             parent = _lookup(config, group)
             parent[name] = tuple(value) if isinstance(value, list) else value
+    config.model.findings = config.model.findings or 1  # before there was the key
     try:
         check(config)
     except UserError as error:
@@ -136,6 +137,27 @@ def to_steps(length: ConfigDict, *, name: str, batch_size: int, examples: int) -
     if steps > MAX_STEPS:
         raise UserError(f"config.{name}.{unit} {amount} is more than {MAX_STEPS} steps; lower it")
     return math.ceil(round(steps, 6))  # 0.1 epochs of 640 examples are 64, not 64.00000000000001
+
+
+def with_findings(config: ConfigDict, names: Sequence[str]) -> ConfigDict:
+    """The config for data with these findings: `model.findings` is their number.
+
+    Raises:
+        UserError: it asks for another number, or for what is defined for one finding only.
+    """
+    if config.model.findings not in (0, len(names)):
+        raise UserError(
+            f"config.model.findings is {config.model.findings} and the data have {len(names)} "
+            f"({', '.join(names)}); leave it at 0 or prepare other data"
+        )
+    if len(names) > 1 and config.sampling == "balanced":
+        raise UserError(
+            f"config.sampling=balanced is for one finding and the data have {len(names)}: an image "
+            f"may be positive for some and negative for others; use uniform"
+        )
+    config = config.copy_and_resolve_references()
+    config.model.findings = len(names)
+    return config
 
 
 def check(config: ConfigDict) -> None:

@@ -146,6 +146,7 @@ KEYS = {
     "model.width": Key(1.0, "(0, 16]", "multiplies the stages"),
     "model.hidden": Key(256, "[1, 65536]", "units of the head's dense layer"),
     "model.reduction": Key(16, "[1, inf)", "channels per unit of the channel gate's bottleneck"),
+    "model.findings": Key(0, "[0, 1024]", "logits of the head; 0: as many as the data have"),
     "model.dropout": Key(0.0, "[0, 1)", "probability, on the features that enter the head"),
     "model.dtype": Key("auto", "auto | float32 | bfloat16",
                        "of maps; auto is bfloat16 on TPU and GPU, float32 on CPU"),

@@ -21,7 +21,7 @@ from cbam_flax import folds as folds_lib
 from cbam_flax.decoded_cache import decoded
 from cbam_flax.sharding import batch_sharding
 from data_prep.cli import UserError
-from data_prep.manifest import read_manifest
+from data_prep.manifest import NOT_LABELLED, findings, read_manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,11 @@ class Split:
         return self.columns["label"]
 
     @property
+    def findings(self) -> tuple[str, ...]:
+        """What the labels are of, in the order of their columns."""
+        return findings(self.manifest)
+
+    @property
     def fingerprint(self) -> str:
         """The hash of the split's decoded content."""
         return self.manifest["splits"][self.name]["content_sha256"]
@@ -56,7 +61,7 @@ class Split:
         return len(self.images)
 
     def with_shuffled_labels(self, rng: np.random.Generator) -> "Split":
-        """The split with its labels permuted."""
+        """The split with its labels permuted, those of an image together."""
         columns = self.columns | {"label": rng.permutation(self.labels)}
         return dataclasses.replace(self, columns=columns)
 
@@ -171,12 +176,21 @@ def source_images(image_id: np.ndarray, split_scheme: str) -> np.ndarray:
     return np.array([name.rpartition("#")[0] for name in image_id])
 
 
+def has_both_classes(labels: np.ndarray) -> np.ndarray:
+    """Of labels (N, k): for which findings there are positive and negative images, bool (k,)."""
+    return (labels == 1).any(axis=0) & (labels == 0).any(axis=0)
+
+
 def check_labels(split: Split) -> None:
     """Refuses labels with which nothing can be trained or evaluated.
 
     Raises:
-        UserError: labels other than 0 and 1, or one class only.
+        UserError: labels other than 0 and 1, or one class only. Of several findings each must have
+            both in the training split, and one at least in another.
     """
+    if split.labels.ndim == 2:
+        _check_labels_of_several(split)
+        return
     values, counts = np.unique(split.labels, return_counts=True)
     if not set(values) <= {0, 1}:
         raise UserError(f"labels of the {split.name} split are {values.tolist()}, not 0 and 1")
@@ -184,6 +198,21 @@ def check_labels(split: Split) -> None:
         raise UserError(
             f"all {counts[0]} images of the {split.name} split have label {values[0]}; "
             f"both classes are needed"
+        )
+
+
+def _check_labels_of_several(split: Split) -> None:
+    values = np.unique(split.labels)
+    if not set(values) <= {0, 1, NOT_LABELLED}:
+        raise UserError(
+            f"labels of the {split.name} split are {values.tolist()}, not 0, 1 and {NOT_LABELLED}"
+        )
+    both = has_both_classes(split.labels)
+    one_class = [name for name, fine in zip(split.findings, both, strict=True) if not fine]
+    if one_class and (split.name == "train" or not both.any()):
+        raise UserError(
+            f"the labelled images of the {split.name} split are all of one class for "
+            f"{', '.join(one_class)}; prepare the data without that, or with more images"
         )
 
 
@@ -231,29 +260,38 @@ def put_batch(
     """The batch of these examples as global arrays; each host reads only what its devices hold.
 
     Returns:
-        `image` uint8 (B, S, S) and `label` int32 (B,), sharded by `sharding.batch_sharding`.
+        `image` uint8 (B, S, S) and `label` int32 (B,) or (B, k), sharded by
+        `sharding.batch_sharding`.
     """
     shardings = batch_sharding(mesh)
 
     def pixels(index: Any) -> Any:
         return images[(indices[index[0]], *index[1:])]
 
+    def own_labels(index: Any) -> Any:
+        return labels[indices[index[0]]]
+
     shape = (len(indices), *images.shape[1:])
     return {
         "image": jax.make_array_from_callback(shape, shardings["image"], pixels),
         "label": jax.make_array_from_callback(
-            (len(indices),), shardings["label"], lambda index: labels[indices[index]]
+            (len(indices), *labels.shape[1:]),
+            shardings["label"],
+            own_labels,
         ),
     }
 
 
-def abstract_batch(batch_size: int, image_size: int, mesh: Mesh) -> dict[str, Any]:
+def abstract_batch(
+    batch_size: int, image_size: int, mesh: Mesh, findings: int = 1
+) -> dict[str, Any]:
     """The shapes and shardings of what `put_batch` returns, for ahead-of-time compilation."""
     shardings = batch_sharding(mesh)
     shape = (batch_size, image_size, image_size)
+    label = (batch_size,) if findings == 1 else (batch_size, findings)
     return {
         "image": jax.ShapeDtypeStruct(shape, np.uint8, sharding=shardings["image"]),
-        "label": jax.ShapeDtypeStruct(shape[:1], np.int32, sharding=shardings["label"]),
+        "label": jax.ShapeDtypeStruct(label, np.int32, sharding=shardings["label"]),
     }
 
 

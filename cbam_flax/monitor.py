@@ -16,7 +16,7 @@ from etils import epath
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from cbam_flax.input_pipeline import Order, Split
+from cbam_flax.input_pipeline import Order, Split, has_both_classes
 from cbam_flax.metrics_log import JsonlWriter
 from cbam_flax.models import create_model
 from cbam_flax.models.table import Stage, stage_table
@@ -125,8 +125,10 @@ def log_start(
             split.name,
             f"{len(split):,}",
             f" of {patients:,} patients" if patients else " of unknown patients",
-            f"{split.labels.sum():,}",
+            f"{(split.labels == 1).reshape(len(split), -1).any(axis=1).sum():,}",
         )
+        for line in finding_lines(split):
+            logging.info("    %s", line)
     logging.info("model: %s at %d x %d pixels", config.model.preset, *2 * [config.image_size])
     for line in model_lines(stages):
         logging.info("  %s", line)
@@ -146,6 +148,18 @@ def log_start(
         if memory
         else "an unknown amount",
     )
+
+
+def finding_lines(split: Split) -> list[str]:
+    """Of several findings a line each: positive and labelled images, and whether it is judged."""
+    if len(split.findings) == 1:
+        return []
+    lines = []
+    judged = has_both_classes(split.labels)
+    for name, labels, fine in zip(split.findings, split.labels.T, judged, strict=True):
+        counts = f"{(labels == 1).sum():,} of {(labels >= 0).sum():,} labelled images positive"
+        lines.append(f"{name}: {counts}" + ("" if fine else "; one class only, so not judged"))
+    return lines
 
 
 def model_lines(stages: list[Stage]) -> list[str]:
@@ -254,11 +268,15 @@ def write_histograms(writer: metric_writers.MetricWriter, step: int, state: Trai
 
 
 def labelled_grid(images: np.ndarray, labels: np.ndarray, columns: int = 8) -> np.ndarray:
-    """Images float (B, S, S, 1) in [0, 1] -> uint8 (1, H, W, 1) with labels in the corners."""
+    """Images float (B, S, S, 1) in [0, 1] -> uint8 (1, H, W, 1) with labels in the corners.
+
+    Of several findings, labels (B, k), the numbers of the positive ones stand there.
+    """
     tiles = []
     for image, label in zip(images, labels, strict=True):
         tile = cv2.resize((image[..., 0] * 255).astype(np.uint8), (128, 128))
-        tiles.append(cv2.putText(tile, f"{label:.2g}", (4, 14), 0, 0.45, 255))
+        shown = f"{label:.2g}" if np.ndim(label) == 0 else str(np.flatnonzero(label > 0.5))
+        tiles.append(cv2.putText(tile, shown, (4, 14), 0, 0.45, 255))
     tiles = tiles[: len(tiles) // columns * columns] or tiles
     rows = np.split(np.array(tiles), max(1, len(tiles) // columns))
     return np.concatenate([np.concatenate(row, axis=1) for row in rows])[None, :, :, None]

@@ -93,7 +93,7 @@ def state_sharding(abstract_state: Any, mesh: Mesh, min_size: int = MIN_SHARDED_
 
 
 def batch_sharding(mesh: Mesh) -> dict[str, NamedSharding]:
-    """The shardings of a batch: `image` (B, S, S) and `label` (B,)."""
+    """The shardings of a batch: `image` (B, S, S) and `label` (B,) or (B, k)."""
     return {"image": NamedSharding(mesh, IMAGES), "label": NamedSharding(mesh, EXAMPLES)}
 
 

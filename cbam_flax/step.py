@@ -78,16 +78,39 @@ def scale_images(images: jax.Array) -> jax.Array:
 
 
 def example_loss(logits: jax.Array, labels: jax.Array, config: ConfigDict) -> jax.Array:
-    """Binary cross-entropy of each example, (B,), with smoothing and positive weight.
+    """Binary cross-entropy of each logit, with smoothing and positive weight.
 
     Args:
-        logits: float32 (B,).
-        labels: float32 (B,) in [0, 1].
+        logits: float32, of any shape.
+        labels: float32 in [0, 1], of the same shape.
         config: `config.loss`.
     """
     weights = 1 + (config.positive_weight - 1) * labels
     smooth = labels * (1 - config.label_smoothing) + config.label_smoothing / 2
     return weights * optax.sigmoid_binary_cross_entropy(logits, smooth)
+
+
+def labelled_mean(values: jax.Array, labels: jax.Array, share: jax.Array | None) -> jax.Array:
+    """The mean of `values` over what is labelled.
+
+    Args:
+        values: float32 or bool, of the shape of the labels.
+        labels: (B,), all of them 0 or 1; or (B, k) with -1 for "not labelled".
+        share: what `labelled_share` gives for the batch that these examples are a part of.
+    """
+    if share is None:
+        return jnp.mean(values)
+    return jnp.where(labels >= 0, values, 0).mean() / share
+
+
+def labelled_share(labels: jax.Array) -> jax.Array | None:
+    """The share of the labels (B, k) that is known, but of one at least; None for labels (B,).
+
+    It is of the full batch, so that each label counts the same whatever its microbatch.
+    """
+    if labels.ndim == 1:
+        return None
+    return jnp.maximum(jnp.sum(labels >= 0), 1) / labels.size
 
 
 def train_step(
@@ -106,7 +129,7 @@ def train_step(
 
     Args:
         state: donated by the caller.
-        batch: `image` uint8 (B, S, S), `label` int32 (B,).
+        batch: `image` uint8 (B, S, S), `label` int32 (B,), or (B, k) of several findings.
         mesh: keeps the augmented images, and so all that follows, split as the batch is.
 
     Returns:
@@ -126,6 +149,8 @@ def train_step(
         # Rotation needs the entire image: without this, XLA would not split the maps by rows.
         images = jax.lax.with_sharding_constraint(images, sharding.batch_sharding(mesh)["image"])
 
+    share = labelled_share(labels)
+
     def loss_of(
         params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
@@ -136,7 +161,7 @@ def train_step(
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )
-        loss = example_loss(logits, labels, config.loss).mean()
+        loss = labelled_mean(example_loss(logits, labels, config.loss), labels, share)
         if config.loss.l2:
             loss += config.loss.l2 * block_kernel_l2(params)
         return loss, (updated["batch_stats"], logits)
@@ -178,7 +203,7 @@ def train_step(
     new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
     metrics = {
         "loss": loss,
-        "accuracy": jnp.mean((logits > 0) == (labels > 0.5)),
+        "accuracy": labelled_mean((logits > 0) == (labels > 0.5), labels, share),
         "gradient_norm": gradient_norm,
         "skipped": ~finite,
     }
@@ -234,5 +259,5 @@ def update_ema(state: TrainState, params: Any, decay: float) -> Any:
 
 
 def eval_step(variables: dict[str, Any], images: jax.Array, *, model: CBAMResNet) -> jax.Array:
-    """Logits float32 (B,) of uint8 images (B, S, S), in inference mode."""
+    """Logits float32 (B,), or (B, k), of uint8 images (B, S, S), in inference mode."""
     return infer(model, variables, scale_images(images))

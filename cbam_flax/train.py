@@ -44,7 +44,6 @@ def train(config: ConfigDict, workdir: str) -> int:
         batch_size=config.batch_size,
         accumulate=config.optimizer.accumulate,
     )
-    model = step_lib.model_for(config, mesh)
 
     # Data: two splits in memory maps, and the order of the training examples.
     load = functools.partial(
@@ -56,6 +55,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     training, validation = load("train"), load("validation")
     for split in (training, validation):
         input_pipeline.check_labels(split)
+    config = config_lib.with_findings(config, training.findings)
     if config.shuffle_labels:  # both: a checkpoint selected by true labels beats chance
         rng = np.random.default_rng(config.seed)
         training, validation = (s.with_shuffled_labels(rng) for s in (training, validation))
@@ -75,7 +75,8 @@ def train(config: ConfigDict, workdir: str) -> int:
     checkpoint_every = max(1, to_steps(config.checkpoint.every, name="checkpoint.every"))
     fingerprint = {split.name: split.fingerprint for split in (training, validation)}
 
-    # The optimizer, and the state as shapes with their shardings on the mesh.
+    # The model, the optimizer, and the state as shapes with their shardings on the mesh.
+    model = step_lib.model_for(config, mesh)
     schedule = optimizer_lib.make_schedule(
         config.optimizer,
         total_steps=total_steps,
@@ -112,7 +113,8 @@ def train(config: ConfigDict, workdir: str) -> int:
     # The step, compiled before the loop so that its memory can be logged.
     batches = input_pipeline.train_batches(training, order, mesh, start=start, stop=total_steps)
     compiled = train_step.lower(
-        abstract_state, input_pipeline.abstract_batch(config.batch_size, config.image_size, mesh)
+        abstract_state,
+        input_pipeline.abstract_batch(config.batch_size, config.image_size, mesh, model.findings),
     ).compile()
     stages = monitor.stages_of(config)
     monitor.log_start(
@@ -201,6 +203,7 @@ def train(config: ConfigDict, workdir: str) -> int:
                 fingerprint=fingerprint,
                 metrics=figures,
                 ancestors=ancestors,
+                findings=training.findings,
             )
         if stop and step < total_steps:
             reporter.write()

@@ -47,6 +47,84 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def prepared_findings(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A data_dir with `several/28px`: 3 findings, each a blob, of which a third is not labelled.
+
+    120 / 60 / 60 images, two of each patient. Hernia has no positive image in validation.
+    """
+    import tensorflow_datasets as tfds
+    from etils import epath
+
+    from data_prep import manifest
+    from data_prep.features import record_features
+
+    names = ["Effusion", "Mass", "Hernia"]
+    centres = [(19, 9), (9, 19), (21, 21)]
+    folder = tmp_path_factory.mktemp("several")
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:28, :28]
+    blobs = [150 * np.exp(-((y - j) ** 2 + (x - i) ** 2) / 12) for j, i in centres]
+
+    def records(split: str, count: int):
+        for number in range(count):
+            there = rng.random(3) < (0.4, 0.3, 0.0 if split == "validation" else 0.2)
+            image = rng.normal(80, 15, (28, 28)) + sum(
+                b * t for b, t in zip(blobs, there, strict=True)
+            )
+            label = np.where(rng.random(3) < 0.33, manifest.NOT_LABELLED, there)
+            yield (
+                f"{split}-{number:03}",
+                {
+                    "image": image.clip(0, 255).astype(np.uint8)[..., None],
+                    "label": label.astype(np.int8),
+                    "detailed_class": "unknown",
+                    "boxes": [],
+                    "image_id": f"{split}-{number:03}",
+                    "patient_id": f"several:{split}-{number // 2}",
+                    "view": ("PA", "AP")[number % 3 == 0],
+                    "sex": "MF"[number % 2],
+                    "age": 20.0 + number % 50,
+                    "spacing": 0.14,
+                },
+            )
+
+    builder = tfds.dataset_builders.store_as_tfds_dataset(
+        name="several",
+        version="1.0.0",
+        config="28px",
+        features=record_features(28, ["unknown"], names),
+        split_datasets={
+            split: list(records(split, count))
+            for split, count in {"train": 120, "validation": 60, "test": 60}.items()
+        },
+        data_dir=folder,
+    )
+    splits = {
+        split: manifest.summarise_split(tfds.as_numpy(builder.as_dataset(split=split)))
+        for split in builder.info.splits
+    }
+    manifest.write_manifest(
+        epath.Path(builder.data_dir),
+        {
+            "schema": manifest.SCHEMA,
+            "dataset": "several/28px/1.0.0",
+            "split_scheme": "patient",
+            "findings": names,
+            "preprocessing": {
+                "image_size": 28,
+                "aspect": "letterbox",
+                "interpolation": "area",
+                "voi": "first",
+            },
+            "counts": {"inputs": 240, "accepted": 240, "rejected": 0},
+            "splits": splits,
+            "files": [],
+        },
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
 def write_dicom():
     """A function that writes H x W uint8 or uint16 as uncompressed DICOM and returns its path.
 

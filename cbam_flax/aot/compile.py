@@ -157,7 +157,7 @@ def train_step(config: ConfigDict, target: Target, batch_per_chip: int) -> Repor
     model = step.model_for(config, mesh)
     optimizer = optimizer_lib.make_optimizer(config.optimizer, lambda _: 1e-3, config.init)
     jitted, state = step.sharded_train_step(model, optimizer, config, mesh)
-    batch = abstract_batch(config.batch_size, config.image_size, mesh)
+    batch = abstract_batch(config.batch_size, config.image_size, mesh, model.findings)
     return _report(jitted.lower(state, batch))
 
 

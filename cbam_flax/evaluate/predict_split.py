@@ -17,6 +17,7 @@ from cbam_flax.models import CBAMResNet
 from cbam_flax.sharding import AXES, make_mesh, replicated
 from cbam_flax.step import eval_step
 from data_prep import cli
+from data_prep.manifest import NOT_LABELLED
 
 Predictions = dict[str, np.ndarray]
 
@@ -33,6 +34,8 @@ def predict_split(
     mesh: Mesh | None = None,
 ) -> Predictions:
     """Logits of every image of the split, once each, with the split's columns, in its order.
+
+    With several findings `label`, `logit` and `probability` are (N, k).
 
     Images always form the same chunks of `chunk_size`, and each chunk runs on one device, so a
     logit depends neither on the batch size (images per call, rounded up to full chunks) nor on the
@@ -77,7 +80,7 @@ def predict_split(
     logits.extend(jax.device_get(list(pending)))
     logit = np.round(np.concatenate(logits)[: len(split)].astype(np.float64), LOGIT_DECIMALS)
 
-    if wrong := int(np.count_nonzero(~np.isfinite(logit))):
+    if wrong := int(np.count_nonzero(~np.isfinite(logit).reshape(len(logit), -1).all(axis=1))):
         raise cli.UserError(
             f"the logits of {wrong} of the {len(split)} images of the {split.name} split are not "
             f"finite, so the training has diverged; train in another --workdir with a lower "
@@ -87,6 +90,18 @@ def predict_split(
     columns |= {"probability": scipy.special.expit(logit), "logit": logit}
     columns |= {name: split.columns[name] for name in FURTHER_COLUMNS}
     return with_known_patients(columns, split.manifest["split_scheme"])
+
+
+def of_finding(predictions: Predictions, number: int) -> Predictions:
+    """The predictions of one of several findings, of the images that are labelled for it.
+
+    Every column has the shape that it has in a data set of this finding alone.
+    """
+    labelled = predictions["label"][:, number] != NOT_LABELLED
+    return {
+        name: (column[:, number] if column.ndim == 2 else column)[labelled]
+        for name, column in predictions.items()
+    }
 
 
 def _spans_processes(leaf: Any) -> bool:
@@ -104,7 +119,8 @@ def _forward(model: CBAMResNet, mesh: Mesh, chunk: int) -> Any:
 
     def on_one_device(variables: Any, images: jax.Array) -> jax.Array:
         chunks = images.reshape(-1, chunk, *images.shape[1:])
-        return lax.map(lambda one: eval_step(variables, one, model=model), chunks).reshape(-1)
+        logits = lax.map(lambda one: eval_step(variables, one, model=model), chunks)
+        return logits.reshape(len(images), *logits.shape[2:])
 
     return jax.jit(
         jax.shard_map(

@@ -26,7 +26,8 @@ def create_model(
     """The model that `config.model` describes; keys left out take `CBAMResNet`'s defaults.
 
     Args:
-        config: `dtype="auto"` means bfloat16 on a TPU or a GPU, else float32.
+        config: `dtype="auto"` means bfloat16 on a TPU or a GPU, else float32; `findings=0`, as many
+            as the data have, is 1 here, where there are no data.
         platform: "cpu", "gpu" or "tpu", whose implementations of the ops the model uses; by default
             the one that JAX runs on. "any": the reference ops, for export.
         images_per_device: in a step. Affects TPU speed, never the result. The default suits
@@ -45,6 +46,8 @@ def create_model(
         raise ValueError(f"the model config has unknown keys: {', '.join(sorted(unknown))}")
     if settings.get("dtype") == "auto":
         settings["dtype"] = "bfloat16" if platform in ("tpu", "gpu") else "float32"
+    if settings.get("findings") == 0:
+        settings["findings"] = 1
     for key in settings.keys() & {"dtype", "param_dtype"}:
         settings[key] = jnp.dtype(settings[key])
     for key in settings.keys() & {"stages", "dilations"}:
@@ -58,8 +61,8 @@ def attention_maps(
     """Inference that also returns the spatial gates.
 
     Returns:
-        Logits `(B,)` float32 and, per block ("block1", ...), its gate `(B, h, w)` in (0, 1) at
-        that block's resolution; an empty dict for a model without spatial gates.
+        Logits as `CBAMResNet` gives them and, per block ("block1", ...), its gate `(B, h, w)` in
+        (0, 1) at that block's resolution; an empty dict for a model without spatial gates.
     """
     logits, sown = model.apply(variables, images, train=False, mutable=["intermediates"])
     gates = {

@@ -99,8 +99,8 @@ class CBAMResNet(nn.Module):
     initialises the 3x3 convolutions and the head, "auto" as the preset does; the gates and the
     1x1 convolutions always use he_normal. Activations are `dtype`, parameters `param_dtype`;
     logits and batch statistics are never below float32. `remat` recomputes each block in the
-    backward pass instead of keeping its maps. `stage_ops` holds the implementation of
-    the ops for each stage: speed, never the result.
+    backward pass instead of keeping its maps. Each of the `findings` has its logit. `stage_ops`
+    holds the implementation of the ops for each stage: speed, never the result.
     """
 
     preset: str = "cbam_resnet"
@@ -122,6 +122,7 @@ class CBAMResNet(nn.Module):
     zero_init_last_bn: bool = False
     kernel_init: str = "auto"
     channels: int = 1
+    findings: int = 1
     stage_ops: Sequence[ops.Ops] = (ops.REFERENCE,) * 4
 
     def __post_init__(self) -> None:
@@ -130,7 +131,7 @@ class CBAMResNet(nn.Module):
                 raise ValueError(
                     f"model.{key} is {getattr(self, key)!r}; it must be one of {allowed}"
                 )
-        for key in ("width", "reduction", "hidden", "channels"):
+        for key in ("width", "reduction", "hidden", "channels", "findings"):
             if not getattr(self, key) > 0:
                 raise ValueError(f"model.{key} is {getattr(self, key)!r}; it must be positive")
         if not 0 <= self.dropout < 1:
@@ -143,7 +144,7 @@ class CBAMResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Logits of the positive class.
+        """Logits of the finding, or of each of several.
 
         Args:
             images: `(B, H, W, channels)`, floating point in [0, 1], H and W at least 28.
@@ -151,7 +152,7 @@ class CBAMResNet(nn.Module):
                 dropout, the rng "dropout".
 
         Returns:
-            `(B,)` float32.
+            `(B,)` float32; `(B, findings)` where there are several.
 
         Raises:
             ValueError: images of another rank, channel count or dtype, or too small.
@@ -212,13 +213,14 @@ class CBAMResNet(nn.Module):
     def _head(
         self, init: Callable[..., Any], types: dict[str, Any], train: bool, x: jax.Array
     ) -> jax.Array:
-        """`(B, H, W, C)` to logits `(B,)`."""
+        """`(B, H, W, C)` to logits `(B,)`, or `(B, findings)` of several."""
         dense: Layer = partial(nn.Dense, kernel_init=init, **types)
         x = x.reshape(x.shape[0], -1) if self.head == "flatten" else jnp.mean(x, axis=(1, 2))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = nn.relu(dense(self.hidden, name="hidden")(x))
-        logits = dense(1, dtype=jnp.promote_types(self.dtype, jnp.float32), name="logit")(x)
-        return logits[:, 0]
+        dtype = jnp.promote_types(self.dtype, jnp.float32)
+        logits = dense(self.findings, dtype=dtype, name="logit")(x)
+        return logits[:, 0] if self.findings == 1 else logits
 
     @nn.nowrap
     def _gates(

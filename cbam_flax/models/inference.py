@@ -45,7 +45,7 @@ def infer(model: CBAMResNet, variables: Mapping[str, Any], images: jax.Array) ->
         images: as `CBAMResNet` takes them.
 
     Returns:
-        Logits `(B,)` float32.
+        Logits float32, as `CBAMResNet` gives them.
 
     Raises:
         ValueError: as `CBAMResNet`.

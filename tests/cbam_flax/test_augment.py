@@ -131,3 +131,12 @@ def test_mixup_mixes_images_and_labels_by_the_same_share():
     mixed, labels = augment(batch, jnp.array([0.0, 1.0]), jax.random.key(0), config(mixup=1.0))
     np.testing.assert_allclose(mixed[:, 0, 0, 0], labels, rtol=1e-6)
     assert 0 < float(labels[0]) < 1
+
+
+def test_a_mixture_with_what_is_not_labelled_is_not_labelled():
+    labels = jnp.array([[0.0, -1.0, 1.0], [1.0, 1.0, -1.0]])
+    batch = jnp.stack([jnp.zeros((4, 4, 1)), jnp.ones((4, 4, 1))])
+    mixed, labels = augment(batch, labels, jax.random.key(0), config(mixup=1.0))
+    np.testing.assert_allclose(mixed[:, 0, 0, 0], labels[:, 0], rtol=1e-6)
+    assert 0 < float(labels[0, 0]) < 1
+    np.testing.assert_array_equal(labels[:, 1:], -1)

@@ -30,7 +30,9 @@ def test_the_model_section_has_every_field_of_the_model_with_its_default_and_cho
     section = default_config().model.to_dict()
     assert section.keys() == fields.keys()
     # The config names the dtype as text, and "auto" depends on the platform.
-    assert section | {"dtype": None} == fields | {"dtype": None}
+    # 0 findings are as many as the data have, which a model alone does not know.
+    other = {"dtype": None, "findings": None}
+    assert section | other == fields | other
     for name, choices in SWITCHES.items():
         assert KEYS[f"model.{name}"].allowed == " | ".join(choices)
 
@@ -193,3 +195,22 @@ def test_differences_survive_json_and_pass_over_what_may_change():
     assert config_lib.differences(old, new) == []
     new.model.width = 0.5
     assert config_lib.differences(old, new) == ["model.width: 1.0 -> 0.5"]
+
+
+def test_the_number_of_findings_is_that_of_the_data():
+    config = default_config()
+    assert config_lib.with_findings(config, ["Mass", "Hernia"]).model.findings == 2
+    assert config.model.findings == 0, "the caller's config was changed"
+    config.model.findings = 3
+    with pytest.raises(UserError, match=r"findings is 3 and the data have 2 \(Mass, Hernia\)"):
+        config_lib.with_findings(config, ["Mass", "Hernia"])
+    config.model.findings, config.sampling = 0, "balanced"
+    assert config_lib.with_findings(config, ["pneumonia"]).model.findings == 1
+    with pytest.raises(UserError, match="sampling=balanced is for one finding"):
+        config_lib.with_findings(config, ["Mass", "Hernia"])
+
+
+def test_a_run_from_before_there_were_findings_has_one():
+    stored = json.loads(default_config().to_json())
+    del stored["model"]["findings"]
+    assert config_lib.stored_config(stored, "config.json").model.findings == 1

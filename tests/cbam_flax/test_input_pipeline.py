@@ -176,3 +176,39 @@ def test_a_broken_image_store_reaches_the_caller():
     split = Split("train", np.zeros((2, 4, 4), np.uint8), {"label": LABELS}, {})
     with pytest.raises((IndexError, jax.errors.JaxRuntimeError)):
         list(input_pipeline.train_batches(split, Order(LABELS, 8, 0), mesh, start=0, stop=1))
+
+
+def several(labels, name="validation"):
+    columns = {"label": np.int32(labels)}
+    images = np.zeros((len(labels), 4, 4), np.uint8)
+    return Split(name, images, columns, {"findings": ["Mass", "Hernia"]})
+
+
+def test_of_several_findings_training_needs_both_classes_of_each_and_other_splits_of_one():
+    rare = [[0, 0], [1, -1], [-1, 0]]
+    check_labels(several(rare))
+    with pytest.raises(UserError, match=r"train split .* one class for Hernia;"):
+        check_labels(several(rare, "train"))
+    check_labels(several([*rare, [0, 1]], "train"))
+    with pytest.raises(UserError, match="one class for Mass, Hernia"):
+        check_labels(several([[0, 0], [0, -1]]))
+    with pytest.raises(UserError, match="not 0, 1 and -1"):
+        check_labels(several([[0, 2], [1, 0]]))
+
+
+def test_batches_of_several_findings_arrive_whole():
+    mesh = sharding.make_mesh({"data": 4, "fsdp": 1, "spatial": 2})
+    labels = np.random.default_rng(0).integers(-1, 2, (10, 3)).astype(np.int32)
+    images = np.zeros((10, 4, 4), np.uint8)
+    indices = np.array([7, 1, 1, 4])
+    batch = input_pipeline.put_batch(images, labels, indices, mesh)
+    np.testing.assert_array_equal(batch["label"], labels[indices])
+    abstract = input_pipeline.abstract_batch(4, 4, mesh, findings=3)["label"]
+    assert (batch["label"].shape, batch["label"].sharding) == (abstract.shape, abstract.sharding)
+
+
+def test_the_labels_of_an_image_are_shuffled_together():
+    split = several([[0, 1], [1, 0], [-1, 1], [0, 0]] * 10)
+    shuffled = split.with_shuffled_labels(np.random.default_rng(0))
+    assert sorted(map(tuple, shuffled.labels)) == sorted(map(tuple, split.labels))
+    assert (shuffled.labels != split.labels).any()

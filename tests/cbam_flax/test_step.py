@@ -144,3 +144,48 @@ def test_images_are_scaled_to_the_unit_interval():
     scaled = step_lib.scale_images(jnp.array([[[0, 51, 255]]], jnp.uint8))
     assert scaled.shape == (1, 1, 3, 1)
     np.testing.assert_allclose(scaled[0, 0, :, 0], [0, 0.2, 1])
+
+
+def gradients(config, labels):
+    """Of one step on a fixed batch with these labels: the metrics and the change of the weights."""
+    config.model.findings = labels.shape[1]
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 1, "spatial": 1}, jax.devices()[:1])
+    model = step_lib.model_for(config, mesh)
+    optimizer = optimizer_lib.make_optimizer(config.optimizer, lambda step: 0.1)
+    state = step_lib.init_state(model, optimizer, config)
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), 32, 32), np.uint8)
+    batch = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
+    step = functools.partial(
+        step_lib.train_step, model=model, optimizer=optimizer, config=config, mesh=mesh
+    )
+    new, metrics = jax.jit(step)(state, batch)
+    return jax.device_get(metrics), jax.tree.map(jnp.subtract, new.params, state.params)
+
+
+def test_a_finding_that_is_not_labelled_teaches_nothing(tiny_config):
+    tiny_config.optimizer.weight_decay = 0.0
+    labels = np.random.default_rng(1).integers(0, 2, (16, 3)).astype(np.int32)
+    labels[:, 2] = -1
+    metrics, change = gradients(tiny_config, labels)
+    assert np.abs(change["logit"]["kernel"][:, :2]).max() > 0
+    np.testing.assert_array_equal(change["logit"]["kernel"][:, 2], 0)
+    assert metrics["accuracy"] * 32 == pytest.approx(round(float(metrics["accuracy"]) * 32))
+
+    metrics, change = gradients(tiny_config, np.full((16, 3), -1, np.int32))
+    assert (metrics["loss"], metrics["accuracy"], metrics["skipped"]) == (0, 0, False)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(change))
+
+
+def test_each_label_counts_the_same_in_whatever_microbatch():
+    rng = np.random.default_rng(0)
+    values, labels = rng.normal(size=(8, 3)), rng.integers(-1, 2, (8, 3))
+    labels[:4] = -1
+    labels[0, 0] = 1  # the first microbatch has one label
+    share = step_lib.labelled_share(labels)
+    whole = step_lib.labelled_mean(values, labels, share)
+    assert whole == pytest.approx(values[labels >= 0].mean())
+    halves = [
+        step_lib.labelled_mean(values[part], labels[part], share)
+        for part in (slice(4), slice(4, 8))
+    ]
+    assert np.mean(halves) == pytest.approx(whole)

@@ -72,3 +72,17 @@ def test_kernel_penalty_is_over_the_eight_block_kernels(random_variables):
     ]
     assert block_kernel_l2(params) == pytest.approx(sum((k**2).sum() for k in kernels), rel=1e-5)
     assert block_kernel_l2(params).shape == ()
+
+
+def test_each_of_several_findings_has_its_logit(random_variables):
+    model = create_model({"width": 0.125, "findings": 3})
+    variables = random_variables(model, X)
+    logits = model.apply(variables, X)
+    assert logits.shape == (len(X), 3)
+    # One finding is the same network with one column of that layer.
+    one = {
+        **variables["params"],
+        "logit": jax.tree.map(lambda leaf: leaf[..., 1:2], variables["params"]["logit"]),
+    }
+    alone = create_model({"width": 0.125, "findings": 0}).apply({**variables, "params": one}, X)
+    np.testing.assert_allclose(alone, logits[:, 1], rtol=1e-5)
