@@ -130,16 +130,17 @@ def prepare_rsna(args: argparse.Namespace) -> None:
 
 
 def prepare_pneumonia_mnist(args: argparse.Namespace) -> None:
-    """The archive's own splits; nothing is resized."""
+    """The archive's own splits and size; nothing is resized."""
     from etils import epath
 
     from data_prep.pneumonia_mnist.pneumonia_mnist_dataset_builder import Builder, read_archive
     from data_prep.radiographs import Preprocessing
 
-    read_archive(args.raw)
-    make_builder = functools.partial(Builder, config="28px", archive=args.raw)
-    variant = f"{Builder.name}/28px/{Builder.VERSION}"
-    how, tables = Preprocessing(image_size=28), [epath.Path(args.raw)]
+    images, _ = read_archive(args.raw)["train"]
+    size = images.shape[1]
+    make_builder = functools.partial(Builder, config=f"{size}px", archive=args.raw)
+    variant = f"{Builder.name}/{size}px/{Builder.VERSION}"
+    how, tables = Preprocessing(image_size=size), [epath.Path(args.raw)]
     _run(args, make_builder, variant, how, "official", tables, films=[])
 
 
