@@ -31,8 +31,8 @@ def decoding_costs(paths: list[str], size: int) -> dict[str, float]:
 
     from data_prep.dicom import read_radiograph
     from data_prep.radiographs import Preprocessing, prepare_radiograph
+    from data_prep.records import Record
     from data_prep.resize import fit_image
-    from data_prep.rsna import Record
 
     cv2.setNumThreads(1)
     how = Preprocessing(size)

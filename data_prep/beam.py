@@ -11,7 +11,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from data_prep.radiographs import Prepared, Preprocessing, lost_radiograph, prepare_radiograph
-from data_prep.rsna import Record
+from data_prep.records import Record
 from data_prep.workers import Lost, Worker
 
 Task = tuple[Record, Preprocessing]

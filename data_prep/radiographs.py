@@ -12,8 +12,8 @@ from etils import epath
 from data_prep.dicom import DicomRefusal, read_radiograph
 from data_prep.grey_range import FEW_LEVELS, grey_range
 from data_prep.manifest import SYNTHETIC
+from data_prep.records import Record
 from data_prep.resize import fit_image
-from data_prep.rsna import Record
 from data_prep.workers import Lost
 
 cv2.setNumThreads(1)  # the workers are the parallelism
@@ -39,7 +39,7 @@ class Prepared(NamedTuple):
 def prepare_radiograph(task: tuple[Record, Preprocessing]) -> Prepared:
     """Reads one radiograph and makes its record, with the image as PNG bytes."""
     record, how = task
-    name = epath.Path(record.path).name
+    name = _file_name(record)
     try:
         radiograph = read_radiograph(_local(record.path), voi=how.voi)
         rows, columns = radiograph.image.shape
@@ -60,10 +60,10 @@ def prepare_radiograph(task: tuple[Record, Preprocessing]) -> Prepared:
         "boxes": placement.forward_boxes(np.array(record.boxes)),
         "image_id": record.image_id,
         "patient_id": record.patient_id,
-        "view": header["view_position"],
-        "sex": header["patient_sex"],
-        "age": math.nan if header["patient_age"] is None else header["patient_age"],
-        "spacing": math.nan if header["pixel_spacing"] is None else header["pixel_spacing"],
+        "view": _first_known(record.view, header["view_position"], ""),
+        "sex": _first_known(record.sex, header["patient_sex"], ""),
+        "age": _first_known(record.age, header["patient_age"], math.nan),
+        "spacing": _first_known(record.spacing, header["pixel_spacing"], math.nan),
     }
     flags = []
     if header["synthetic_data"].upper() == "YES":
@@ -72,7 +72,19 @@ def prepare_radiograph(task: tuple[Record, Preprocessing]) -> Prepared:
         flags.append("for_processing")
     if grey_range(square)["levels"] < FEW_LEVELS:
         flags.append("few_greys")
-    return Prepared(accepted(name, record.image_id, record.split, flags), example)
+    outcome = accepted(name, record.image_id, record.split, flags)
+    if record.source is not None:
+        outcome |= {"source": record.source, "format": header.get("format", "dicom")}
+        outcome |= {"rows": rows, "columns": columns}
+    return Prepared(outcome, example)
+
+
+def _first_known(*values: Any) -> Any:
+    return next(value for value in values if value is not None)
+
+
+def _file_name(record: Record) -> str:
+    return record.file or epath.Path(record.path).name
 
 
 def lost_radiograph(task: tuple[Record, Preprocessing], lost: Lost) -> Prepared:
@@ -81,7 +93,7 @@ def lost_radiograph(task: tuple[Record, Preprocessing], lost: Lost) -> Prepared:
         "timeout": "decoding it took longer than the limit per file",
         "crashed": "the process that decoded it crashed",
     }[lost.code]
-    return Prepared(rejected(epath.Path(task[0].path).name, DicomRefusal(lost.code, reason)), None)
+    return Prepared(rejected(_file_name(task[0]), DicomRefusal(lost.code, reason)), None)
 
 
 def accepted(file: str, image_id: str, split: str, flags: Sequence[str] = ()) -> dict[str, Any]:

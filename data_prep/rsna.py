@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import hashlib
 import io
 import math
 import os
@@ -14,6 +13,7 @@ from etils import epath
 from data_prep.cli import UserError
 from data_prep.dicom import DicomRefusal
 from data_prep.files.regular_files import read_bytes
+from data_prep.records import Box, Record, assign_split
 
 IMAGES = "stage_2_train_images"
 LABELS = "stage_2_train_labels.csv"
@@ -22,12 +22,8 @@ CLASS_NAMES = ("Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
 POSITIVE_CLASS = "Lung Opacity"
 
 SCHEMES = ("patient", "image", "row")
-SPLITS = ("train", "validation", "test")
-_SHARES = (70, 15, 15)  # per cent
 _MAX_TABLE_BYTES = 1 << 28  # a hundred times the challenge's
 _MEND = f"--raw must be the folder of the challenge's download, with {LABELS} in it"
-
-Box = tuple[float, float, float, float]  # ymin, xmin, ymax, xmax in pixels
 
 
 @dataclasses.dataclass
@@ -38,32 +34,6 @@ class Labels:
     detailed_class: str
     boxes: list[Box]
     rows: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One record to be made: where the image is and everything the tables say about it."""
-
-    image_id: str
-    path: str
-    split: str
-    label: int
-    detailed_class: str
-    boxes: tuple[Box, ...]
-    patient_id: str
-
-
-def assign_split(unit: str) -> str:
-    """train, validation or test (70, 15, 15 %) for a patient, an image or a row.
-
-    A pure function of the name: adding images never moves another one.
-    """
-    digest = hashlib.blake2b(
-        unit.encode(errors="surrogatepass"), digest_size=8, person=b"cbam_flax split"
-    ).digest()
-    # 2**64 is so much more than 100 that the bias of the modulo is 1e-17.
-    place = int.from_bytes(digest, "big") % 100
-    return "train" if place < _SHARES[0] else "validation" if place < 100 - _SHARES[2] else "test"
 
 
 def read_rows(

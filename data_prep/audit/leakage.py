@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from data_prep.rsna import assign_split
+from data_prep.records import assign_split
 
 
 def leakage(

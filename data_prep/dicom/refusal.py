@@ -26,6 +26,7 @@ REFUSAL_CODES: dict[str, str] = {
     "bad_box": "a box that is missing, empty, not a number or outside the image",
     "duplicate": "a second file or a repeated row for the same id",
     "no_patient": "the mapping does not say whose image this is",
+    "no_split": "the table's own splits do not say train, validation or test",
 }
 
 

@@ -13,6 +13,7 @@ from data_prep.cli import UserError
 from data_prep.files import locks
 from data_prep.preparation import prepare_once
 from data_prep.radiographs import Preprocessing
+from data_prep.records import SPLITS
 
 # A bare age is what the challenge has.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR AS")
@@ -62,7 +63,7 @@ def test_records_and_manifest(rsna_folder, tmp_path):
     folder = tmp_path / "data" / "rsna_pneumonia" / "32px"
     assert os.listdir(folder) == ["1.0.0"]
     patients = {}
-    for split in rsna.SPLITS:
+    for split in SPLITS:
         for record in tfds.builder_from_directory(folder / "1.0.0").as_dataset(split=split):
             assert record["image"].shape == (32, 32, 1)
             assert (record["label"] == 1) == bool(len(record["boxes"]))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from data_prep.radiographs import Preprocessing, lost_radiograph, prepare_radiograph
-from data_prep.rsna import Record
+from data_prep.records import Record
 from data_prep.workers import Lost
 
 # A bare age is what the challenge has.

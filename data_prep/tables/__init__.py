@@ -1,0 +1,1 @@
+"""Anybody's images: tables of labels and folders of classes -> records to be made."""

@@ -1,0 +1,224 @@
+"""Sources -> the records to be made, and what the tables alone already refuse."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from data_prep.cli import UserError
+from data_prep.dicom import DicomRefusal
+from data_prep.manifest import NOT_LABELLED
+from data_prep.records import SPLITS, Record, assign_split
+from data_prep.tables.images import Row, TableImage, read_image
+from data_prep.tables.patients import merge_spellings
+from data_prep.tables.source import UNKNOWN, Source
+
+_MAX_CLASSES = 100  # more are text, and no kinds of images
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be done, and what there is to say of it.
+
+    Attributes:
+      records: sorted by image id.
+      refused: why a file, or a row without one, becomes no record.
+      findings: what the labels are of.
+      detailed_classes: every kind of image that occurs.
+      scheme: "patient"; "image" where the patients are unknown; "column" or "folder" where the
+        splits are the table's or the folder's own.
+      unnamed: source -> how many files of its folder no row names.
+      merged_patients: those that are spelled in several ways, in words.
+      patients_in_two_splits: names, with their namespace.
+      has_own_validation: False where validation had to be taken from train.
+    """
+
+    records: tuple[Record, ...]
+    refused: Mapping[str, DicomRefusal]
+    findings: tuple[str, ...]
+    detailed_classes: tuple[str, ...]
+    scheme: str
+    unnamed: Mapping[str, int]
+    merged_patients: tuple[str, ...]
+    patients_in_two_splits: tuple[str, ...]
+    has_own_validation: bool
+
+    @property
+    def sha256(self) -> str:
+        """Of everything that the records are made from, but the content of the files."""
+        lines = [{**dataclasses.asdict(record), "path": record.file} for record in self.records] + [
+            [name, refusal.code] for name, refusal in sorted(self.refused.items())
+        ]
+        return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
+
+
+def plan_records(
+    sources: Sequence[Source],
+    findings: Sequence[str],
+    *,
+    values: Sequence[str] = (),
+    own_splits: str = "",
+) -> Plan:
+    """Everything that is to become a record.
+
+    Args:
+      sources: several are told apart by their names, which then begin the image ids.
+      findings: the names of what the labels are of, in their order.
+      values: the values that are the findings, where one column lists them.
+      own_splits: the scheme where the sources have splits of their own: "column" or "folder".
+
+    Raises:
+      UserError: a table lacks a column or a usable label, or what the images are is free text.
+    """
+    images: dict[str, tuple[Source, str, TableImage]] = {}  # by name in the manifest
+    refused: dict[str, DicomRefusal] = {}
+    unnamed = {}
+    taken: dict[str, str] = {}  # real path -> name in the manifest
+    for source in sources:
+        prefix = f"{source.name}/" if len(sources) > 1 else ""
+        by_file, missing = _rows_by_file(source)
+        unnamed[source.name] = len(set(source.folder.names) - by_file.keys())
+        found: dict[str, TableImage] = {}
+        bad: dict[str, DicomRefusal] = {}
+        for file, rows in by_file.items():
+            real = os.path.realpath(source.folder.path(file))
+            try:
+                if taken.setdefault(real, prefix + file) != prefix + file:
+                    raise DicomRefusal("duplicate", f"it is {taken[real]}, which has a record")
+                found[file] = read_image(rows, source, values)
+            except DicomRefusal as refusal:
+                bad[file] = refusal
+        _check_source(source, len(found), missing | bad)
+        refused |= {prefix + name: refusal for name, refusal in (missing | bad).items()}
+        images |= {prefix + file: (source, file, image) for file, image in found.items()}
+
+    patients, merged = merge_spellings(
+        (source.namespace, image.patient) for source, _, image in images.values() if image.patient
+    )
+    records = []
+    for name, (source, file, image) in sorted(images.items()):
+        patient = patients.get((source.namespace, image.patient), "")
+        records.append(
+            Record(
+                image_id=name,
+                path=source.folder.path(file),
+                split=image.split or assign_split(patient or name),
+                label=image.label if len(findings) > 1 else image.label[0],
+                detailed_class=image.detailed_class or _plain_class(image.label, findings),
+                boxes=image.boxes,
+                patient_id=f"{source.namespace}:{patient}" if patient else "",
+                file=name,
+                view=image.view,
+                sex=image.sex,
+                age=image.age,
+                spacing=image.spacing,
+                source=image.origin or source.name,
+            )
+        )
+    has_validation = not own_splits or any(one.split == "validation" for one in records)
+    if not has_validation:
+        records = [_with_validation(record) for record in records]
+    detailed = tuple(sorted({record.detailed_class for record in records}))
+    if len(detailed) > _MAX_CLASSES:
+        raise UserError(
+            f"--detailed_class has {len(detailed)} different values, such as {detailed[0]!r}; "
+            "choose a column with a few kinds of images"
+        )
+    unknown = all(source.patient == UNKNOWN for source in sources)
+    plan = Plan(
+        records=tuple(records),
+        refused=refused,
+        findings=tuple(findings),
+        detailed_classes=detailed,
+        scheme=own_splits or ("image" if unknown else "patient"),
+        unnamed=unnamed,
+        merged_patients=tuple(merged),
+        patients_in_two_splits=_in_two_splits(records),
+        has_own_validation=has_validation,
+    )
+    _check_labels(sources, plan)
+    return plan
+
+
+def _rows_by_file(source: Source) -> tuple[dict[str, list[Row]], dict[str, DicomRefusal]]:
+    """The rows of each file, and why the cells that name none do not."""
+    by_file: dict[str, list[Row]] = defaultdict(list)
+    missing = {}
+    rows = source.chosen_rows()[source.columns()]
+    for number, row in zip(rows.index, rows.to_dict("records"), strict=True):
+        cell = row[source.image]
+        try:
+            by_file[source.folder.find(cell)].append(row)
+        except DicomRefusal as refusal:
+            missing[cell or f"row {number + 2} of {source.name}"] = refusal
+    return by_file, missing
+
+
+def _check_source(source: Source, images: int, refused: Mapping[str, DicomRefusal]) -> None:
+    """A wrong --raw, --image or --label makes every image of a source unusable."""
+    if images:
+        return
+    codes = Counter(refusal.code for refusal in refused.values())
+    name, refusal = next(iter(refused.items()))
+    raise UserError(
+        f"{source.name} gives no usable image ({dict(codes)}, the first is {name}: "
+        f"{refusal.message}){_label_values(source) if codes['no_label'] else ''}; see --raw, "
+        "--image, --label and --positive"
+    )
+
+
+def _check_labels(sources: Sequence[Source], plan: Plan) -> None:
+    """A wrong --positive shows as a finding that no image has, or every image."""
+    labels = [one.label if isinstance(one.label, tuple) else (one.label,) for one in plan.records]
+    for place, finding in enumerate(plan.findings):
+        found = {label[place] for label in labels} - {NOT_LABELLED}
+        if len(found) < 2:
+            raise UserError(
+                f"{'every' if found == {1} else 'no'} image has {finding!r}"
+                f"{''.join(map(_label_values, sources))}; a label is 0 or 1, false or true, or "
+                "--positive says which value means that the finding is there"
+            )
+
+
+def _label_values(source: Source) -> str:
+    rows = source.chosen_rows()
+    return "".join(
+        f"; in {source.name} {column!r} is "
+        + ", ".join(f"{value!r} ({count})" for value, count in Counter(rows[column]).most_common(6))
+        for column in source.labels[:3]
+    )
+
+
+def _plain_class(label: tuple[int, ...], findings: Sequence[str]) -> str:
+    if len(findings) > 1:
+        return "several findings"
+    return findings[0] if label[0] == 1 else f"no {findings[0]}"
+
+
+def _with_validation(record: Record) -> Record:
+    """Takes 15 % of the patients of train for validation, by the same hash as ever."""
+    unit = record.patient_id.partition(":")[2] or record.image_id
+    move = record.split == "train" and assign_split(unit) == "validation"
+    return dataclasses.replace(record, split="validation") if move else record
+
+
+def _in_two_splits(records: Sequence[Record]) -> tuple[str, ...]:
+    splits = defaultdict(set)
+    for record in records:
+        if record.patient_id:
+            splits[record.patient_id].add(record.split)
+    return tuple(sorted(patient for patient, found in splits.items() if len(found) > 1))
+
+
+def check_splits(records: Sequence[Record], refused: Mapping[str, DicomRefusal]) -> None:
+    """Raises UserError where a split would be empty."""
+    sizes = Counter(record.split for record in records)
+    for split in SPLITS:
+        if not sizes[split]:
+            codes = dict(Counter(refusal.code for refusal in refused.values()))
+            raise UserError(
+                f"the {split} split would be empty: {len(records)} images are usable"
+                f"{f', and refused were {codes}' if codes else ''}; give more images"
+            )

@@ -1,0 +1,87 @@
+"""A table of anybody's, CSV or Parquet, as text: what a cell means is decided by who reads it."""
+
+import csv
+import io
+import os
+
+import pandas as pd
+import pyarrow as pa
+from etils import epath
+
+from data_prep.cli import UserError
+from data_prep.files.regular_files import read_bytes
+
+_MAX_BYTES = 1 << 30
+_SEPARATORS = ",;\t"
+
+
+def read_table(path: epath.Path) -> pd.DataFrame:
+    """The rows as str, without blanks around them; "" where a cell is empty.
+
+    CSV may be separated by comma, semicolon or tab, begin with a byte order mark and end its lines
+    as Windows does. A whole number of Parquet is written as one, also where its column is float.
+
+    Raises:
+        UserError: the file cannot be read, is neither, holds no row, or a column's name twice.
+    """
+    try:
+        local = "://" not in os.fspath(path)
+        data = read_bytes(path, _MAX_BYTES) if local else path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read the table {path} ({error.strerror or error}); give --table a CSV or "
+            "Parquet file"
+        ) from error
+    table = _read_parquet(path, data) if data.startswith(b"PAR1") else _read_csv(path, data)
+    if not len(table):
+        raise UserError(f"{path} has no rows; give --table a table with a row for each image")
+    table.columns = [str(name).strip() for name in table.columns]
+    if twice := sorted(table.columns[table.columns.duplicated()]):
+        raise UserError(f"{path} has two columns {twice[0]!r}; rename one of them")
+    return table.apply(lambda column: column.str.strip())
+
+
+def _read_csv(path: epath.Path, data: bytes) -> pd.DataFrame:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is neither Parquet nor UTF-8 text (byte {error.start:,}: {error.reason}); "
+            "save it as CSV with the encoding UTF-8"
+        ) from error
+    header = text.splitlines()[0] if text else ""
+    separator = max(_SEPARATORS, key=header.count)
+    try:
+        # The csv module tells a line with too many cells, which pandas takes for an index.
+        width = len(next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), []))
+        table = pd.read_csv(
+            io.StringIO(text, newline=""),
+            sep=separator,
+            dtype=str,
+            header=None,
+            names=range(width),
+            index_col=False,
+            keep_default_na=False,
+            on_bad_lines="error",
+        )
+    except (ValueError, csv.Error) as error:  # pandas' own errors are ValueErrors
+        raise UserError(f"{path} is not a CSV table ({error}); mend it or save it again") from error
+    rows = table.iloc[1:].fillna("").reset_index(drop=True)
+    rows.columns = table.iloc[0] if len(table) else []
+    return rows
+
+
+def _read_parquet(path: epath.Path, data: bytes) -> pd.DataFrame:
+    try:
+        table = pd.read_parquet(io.BytesIO(data), dtype_backend="pyarrow")
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} is not a Parquet table ({error}); write it again") from error
+    return table.reset_index(drop=True).apply(lambda column: column.map(_cell).astype(object))
+
+
+def _cell(value: object) -> str:
+    if value is None or value is pd.NA or value != value:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
