@@ -12,6 +12,7 @@ from data_prep.cli import UserError
 from data_prep.tables import folders
 from data_prep.tables.files import ImageFolder
 from data_prep.tables.labels import is_missing, is_normal, split_cell
+from data_prep.tables.named_sets import NAMED_SETS
 from data_prep.tables.reading import read_table
 from data_prep.tables.source import UNKNOWN, Source
 
@@ -63,6 +64,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 FOLDER_FLAGS = ("name", "positive", "finding", "values", "patients_of", "dry_run")
 FOLDER_ONLY = ("patient_from", "splits")
+NAMED_FLAGS = ("name", "label", "dry_run")
+_SPLITS = {"rsna": ("patient", "image", "row")} | dict.fromkeys(NAMED_SETS, ("patient", "official"))
 TABLE_FLAGS = (
     *FOLDER_FLAGS,
     *("table", "image", "patient", "label", "where", *_COLUMNS, "boxes", "corners"),
@@ -72,11 +75,18 @@ TABLE_FLAGS = (
 def check_flags(args: argparse.Namespace) -> None:
     """Raises UserError for a flag of another kind of data set, which would do nothing."""
     of_kind = {"table": (*TABLE_FLAGS,), "folders": (*FOLDER_FLAGS, *FOLDER_ONLY)}
+    of_kind |= dict.fromkeys(NAMED_SETS, NAMED_FLAGS)
     allowed = set(of_kind.get(args.dataset, ()))
     for flag in (*TABLE_FLAGS, *FOLDER_ONLY):
         if getattr(args, flag) is not None and flag not in allowed:
             raise UserError(f"--{flag} does nothing with --dataset={args.dataset}; leave it out")
-    if allowed and (args.mapping or args.split):
+    splits = _SPLITS.get(args.dataset, ())
+    if args.split and splits and args.split not in splits:
+        raise UserError(
+            f"--split={args.split} is not for --dataset={args.dataset}, which has "
+            f"{' and '.join(splits)}"
+        )
+    if allowed and (args.mapping or (args.split and not splits)):
         flag = "mapping" if args.mapping else "split"
         raise UserError(f"--{flag} is for --dataset=rsna; see --patient and --split_column")
 
