@@ -13,9 +13,8 @@ from typing import Any
 from data_prep import cli
 from data_prep.cli import UserError
 from data_prep.tables import options
-from data_prep.tables.named_sets import NAMED_SETS, read_named_set
 
-DATA_SETS = ("rsna", "pneumonia_mnist", "table", "folders", *NAMED_SETS)
+DATA_SETS = ("rsna", "pneumonia_mnist", "table", "folders", *options.NAMED_SETS)
 EXAMPLE = """example:
   python -m data_prep.prepare --dataset=rsna --raw=rsna --mapping=download --data_dir=data
   python -m data_prep.prepare --dataset=pneumonia_mnist --raw=pneumoniamnist.npz --data_dir=data
@@ -97,21 +96,23 @@ def prepare_tables(args: argparse.Namespace) -> None:
     from etils import epath
 
     from data_prep.radiographs import Preprocessing
+    from data_prep.tables import sources as sources_of
     from data_prep.tables import summary
+    from data_prep.tables.named_sets import read_named_set
     from data_prep.tables.plan import check_splits, plan_records
 
-    if args.dataset in NAMED_SETS:
+    if args.dataset in options.NAMED_SETS:
         source, findings, values, files = read_named_set(
             args.dataset, args.raw[0], args.label or (), args.split == "official"
         )
         sources, own_splits = [source], "official" if source.split else ""
     elif args.dataset == "folders":
-        source, findings, values = options.folder_source(args)
+        source, findings, values = sources_of.folder_source(args)
         sources, files, own_splits = [source], [], "folder" if source.split else ""
     else:
-        sources, findings, values = options.table_sources(args)
+        sources, findings, values = sources_of.table_sources(args)
         raws = args.raw * (len(sources) if len(args.raw) == 1 else 1)
-        files = [options.find_table(*pair) for pair in zip(args.table, raws, strict=True)]
+        files = [sources_of.find_table(*pair) for pair in zip(args.table, raws, strict=True)]
         own_splits = "column" if args.split_column else ""
     plan = plan_records(sources, findings, values=values, own_splits=own_splits)
     summary.print_summary(plan, sources, samples=bool(args.dry_run))
@@ -126,7 +127,7 @@ def prepare_tables(args: argparse.Namespace) -> None:
 
     how = Preprocessing(args.image_size, args.aspect, args.interpolation, args.voi)
     config = RecordConfig.of(how, plan.scheme)
-    default = args.dataset if args.dataset in NAMED_SETS else (args.table or args.raw)[0]
+    default = args.dataset if args.dataset in options.NAMED_SETS else (args.table or args.raw)[0]
     name = options.data_set_name(args.name, default)
     make_builder = functools.partial(
         TableBuilder,

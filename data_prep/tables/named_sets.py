@@ -28,6 +28,8 @@ CHEXPERT_FINDINGS = (
     *("Consolidation", "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion"),
     *("Pleural Other", "Fracture"),
 )
+# Of a report that says nothing of the findings, such as "unchanged".
+PADCHEST_UNKNOWN = "unchanged|exclude|suboptimal study"
 VINDR_FINDINGS = ("COPD", "Lung tumor", "Pneumonia", "Tuberculosis")  # of the whole image
 KERMANY_PATIENT = r"(person\d+)|((?:NORMAL2-)?IM-\d+)"
 SPLIT = "split"  # a column that is added
@@ -46,14 +48,14 @@ def read_named_set(name: str, raw: str, labels: Sequence[str], official: bool) -
     """The public data set in the folder of its official download.
 
     Args:
-      name: one of `NAMED_SETS`.
+      name: one of `READERS`.
       labels: findings by the names of the data set, or "all"; empty for pneumonia.
       official: use its own splits.
 
     Raises:
       UserError: a table or its column is missing, there is no such finding, or no own splits.
     """
-    return NAMED_SETS[name](epath.Path(raw), labels or ["pneumonia"], official)
+    return READERS[name](epath.Path(raw), labels or ["pneumonia"], official)
 
 
 def _nih(raw: epath.Path, labels: Sequence[str], official: bool) -> NamedSet:
@@ -154,14 +156,15 @@ def _chexpert(raw: epath.Path, labels: Sequence[str], official: bool) -> NamedSe
 
 
 def _padchest(raw: epath.Path, labels: Sequence[str], official: bool) -> NamedSet:
-    """PadChest, frontal. The PNGs made from MONOCHROME1 files are left out: they are inverted."""
+    """PadChest, frontal. PNGs made from MONOCHROME1 files are left out: they are inverted."""
     _refuse_official(official, "PadChest")
     path = _one_file(raw, "PADCHEST_chest_x_ray_images_labels_160K*.csv")
     photometric = "PhotometricInterpretation_DICOM"
     columns = ("ImageID", "PatientID", "Labels", "Projection", "PatientSex_DICOM", photometric)
     rows = _table(path, columns)
     rows["Labels"] = rows["Labels"].map(_listed)
-    occurring = {one for cell in rows["Labels"] for one in cell.split("|")} - {"", "normal"}
+    occurring = {one for cell in rows["Labels"] for one in cell.split("|")}
+    occurring -= {"", "normal", *PADCHEST_UNKNOWN.split("|")}
     values = _chosen(labels, sorted(occurring))
     return NamedSet(
         Source(
@@ -172,7 +175,11 @@ def _padchest(raw: epath.Path, labels: Sequence[str], official: bool) -> NamedSe
             patient="PatientID",
             namespace="padchest",
             labels=("Labels",),
-            where=(("Projection", "PA|AP|AP_horizontal"), (photometric, "MONOCHROME2")),
+            where=(
+                ("Projection", "PA|AP|AP_horizontal"),
+                (photometric, "MONOCHROME2"),
+                ("Labels", rf"(?!.*\b({PADCHEST_UNKNOWN})\b).+"),
+            ),
             view="Projection",
             sex="PatientSex_DICOM",
         ),
@@ -214,7 +221,7 @@ def _vindr(raw: epath.Path, labels: Sequence[str], official: bool) -> NamedSet:
     )
 
 
-NAMED_SETS: dict[str, Callable[[epath.Path, Sequence[str], bool], NamedSet]] = {
+READERS: dict[str, Callable[[epath.Path, Sequence[str], bool], NamedSet]] = {
     "nih": _nih,
     "kermany": _kermany,
     "chexpert": _chexpert,
@@ -240,6 +247,8 @@ def _names(values: Sequence[str]) -> list[str]:
 
 
 def _table(path: epath.Path, columns: Sequence[str]) -> pd.DataFrame:
+    if not path.exists():
+        raise UserError(f"there is no {path}; --raw must be the folder of the official download")
     rows = read_table(path)
     if missing := [name for name in columns if name not in rows.columns]:
         raise UserError(

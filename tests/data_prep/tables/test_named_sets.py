@@ -11,7 +11,8 @@ from data_prep import prepare
 from data_prep.cli import UserError
 from data_prep.manifest import NOT_LABELLED
 from data_prep.records import assign_split
-from data_prep.tables.named_sets import CHEXPERT_FINDINGS, NIH_FINDINGS, read_named_set
+from data_prep.tables.named_sets import CHEXPERT_FINDINGS, NIH_FINDINGS, READERS, read_named_set
+from data_prep.tables.options import NAMED_SETS
 from data_prep.tables.plan import plan_records
 
 RNG = np.random.default_rng(0)
@@ -30,6 +31,10 @@ def plan(name, raw, labels=(), official=False):
     own_splits = "official" if found.source.split else ""
     made = plan_records([found.source], found.findings, values=found.values, own_splits=own_splits)
     return {pathlib.PurePath(one.image_id).stem: one for one in made.records}, made
+
+
+def test_the_command_offers_what_can_be_read():
+    assert tuple(READERS) == NAMED_SETS
 
 
 NIH_HEADER = (
@@ -194,6 +199,8 @@ def test_chexpert_uncertain_and_unmentioned_are_not_labelled(chexpert):
     _, made = plan("chexpert", chexpert, ["Edema", "pneumonia"])
     labels = {one.label for one in made.records}
     assert labels == {(NOT_LABELLED, 1), (0, NOT_LABELLED), (1, NOT_LABELLED), (NOT_LABELLED, 0)}
+    with pytest.raises(UserError, match=r"there is no .*train\.csv; --raw must be"):
+        plan("chexpert", chexpert / "train")
     with pytest.raises(UserError, match="CheXpert publishes no split"):
         plan("chexpert", chexpert, official=True)
 
@@ -206,17 +213,19 @@ def test_padchest_is_frontal_and_not_inverted(tmp_path):
         labels = "\"['pneumonia', ' pleural effusion']\"" if number % 2 else "['normal']"
         projection = "L" if number == 4 else "PA"
         polarity = "MONOCHROME1" if number == 5 else "MONOCHROME2"
-        cells = labels if number != 6 else ""
+        cells = {6: "", 8: "\"['unchanged', 'cardiomegaly']\""}.get(number, labels)
         lines.append(f"{number}.png,{number // 2},{cells},{projection},M,{polarity}")
     (tmp_path / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv").write_text(
         "\n".join(lines) + "\n"
     )
     records, made = plan("padchest", tmp_path, ["Pleural effusion"])
-    assert sorted({str(n) for n in range(40)} - records.keys()) == ["4", "5", "6"]
-    assert [refusal.code for refusal in made.refused.values()] == ["no_label"]
-    assert (records["7"].label, records["8"].label) == (1, 0)
+    assert sorted({str(n) for n in range(40)} - records.keys()) == ["4", "5", "6", "8"]
+    assert not made.refused
+    assert (records["7"].label, records["10"].label) == (1, 0)
     assert records["7"].patient_id == "padchest:3"
-    with pytest.raises(UserError, match="--label=flu is none of pleural effusion, pneumonia"):
+    with pytest.raises(
+        UserError, match="--label=flu is none of cardiomegaly, pleural effusion, pneumonia"
+    ):
         plan("padchest", tmp_path, ["flu"])
 
 
