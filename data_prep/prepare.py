@@ -18,6 +18,7 @@ DATA_SETS = ("rsna", "pneumonia_mnist", "table", "folders", *options.NAMED_SETS)
 EXAMPLE = """example:
   python -m data_prep.prepare --dataset=rsna --raw=rsna --mapping=download --data_dir=data
   python -m data_prep.prepare --dataset=pneumonia_mnist --raw=pneumoniamnist.npz --data_dir=data
+  python -m data_prep.prepare --dataset=nih --raw=nih --label=Pneumonia --data_dir=data
   python -m data_prep.prepare --dataset=table --raw=images --table=labels.csv --image=file \\
       --patient=patient --label=pneumonia --data_dir=data --dry-run
   python -m data_prep.prepare --dataset=folders --raw=chest_xray --data_dir=data \\
