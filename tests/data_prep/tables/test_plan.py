@@ -181,4 +181,4 @@ def test_the_plan_changes_with_what_the_table_says(source):
 def test_a_split_that_would_be_empty(source):
     few = plan(table(source, *OTHERS))[0]
     with pytest.raises(UserError, match="split would be empty: 2 images are usable"):
-        check_splits(few.records, few.refused)
+        check_splits(few)
