@@ -118,7 +118,7 @@ def prepare_tables(args: argparse.Namespace) -> None:
     plan = plan_records(sources, findings, values=values, own_splits=own_splits)
     summary.print_summary(plan, sources, samples=bool(args.dry_run))
     summary.print_warnings(plan, sources)
-    check_splits(plan.records, plan.refused)
+    check_splits(plan)
     if args.dry_run:
         print("nothing was written (--dry-run)")
         return
@@ -142,7 +142,7 @@ def prepare_tables(args: argparse.Namespace) -> None:
         "split_scheme": plan.scheme,
         "preprocessing": dataclasses.asdict(how),
         "findings": list(plan.findings),
-        "patients_of": sorted({source.namespace for source in sources}),
+        "patients_of": sorted({source.namespace for source in sources if plan.scheme != "image"}),
         "patients_in_two_splits": len(plan.patients_in_two_splits),
         "sources": [source.described() for source in sources],
         "plan_sha256": plan.sha256,

@@ -25,6 +25,7 @@ def folder_source(args: argparse.Namespace) -> tuple[Source, list[str], list[str
             "in a file's name, or images of one patient come into train and test; where nothing "
             "names the patients, say --patient_from=unknown"
         )
+    _refuse_ignored(args)
     (raw,) = _only_one(args.raw, "raw")
     folder = ImageFolder(epath.Path(raw))
     rows = folders.read_folders(folder, args.patient_from)
@@ -57,6 +58,7 @@ def table_sources(args: argparse.Namespace) -> tuple[list[Source], list[str], li
       UserError: something is missing, contradicts the rest, or cannot be read.
     """
     _check_table_flags(args)
+    _refuse_ignored(args)
     count = len(args.table)
     raws = _each(args.raw, count, "raw")
     paths = [find_table(table, raw) for table, raw in zip(args.table, raws, strict=True)]
@@ -111,6 +113,12 @@ def find_table(table: str, raw: str) -> epath.Path:
     """The table's file: as it was given, or else in the folder of the images."""
     path, inside = epath.Path(table), epath.Path(raw) / table
     return inside if not path.exists() and inside.exists() else path
+
+
+def _refuse_ignored(args: argparse.Namespace) -> None:
+    for flag in ("positive", "finding"):
+        if args.values and getattr(args, flag):
+            raise UserError(f"--values are findings by their own names; leave --{flag} out")
 
 
 def _check_table_flags(args: argparse.Namespace) -> None:
