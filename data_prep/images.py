@@ -20,7 +20,9 @@ from data_prep.dicom import MAX_PIXELS, DicomRefusal, Radiograph, read_radiograp
 from data_prep.dicom.header import read_header
 from data_prep.dicom.reader import load_file, refuse_constant
 
-warnings.filterwarnings("ignore", module="PIL")  # oddities are refusals here, or harmless
+# Oddities are refusals here, or harmless.
+warnings.filterwarnings("ignore", module="PIL")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 FORMATS = ("dicom", "png", "jpeg", "tiff")
 _SIGNATURES = {
