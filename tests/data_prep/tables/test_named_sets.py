@@ -143,7 +143,7 @@ def test_one_command_prepares_it(nih, tmp_path, monkeypatch, capsys):
     ],
 )
 def test_a_flag_of_another_data_set_is_refused(monkeypatch, more, message):
-    monkeypatch.setattr("sys.argv", ["prepare", "--dataset=nih", "--raw=a", "--dry-run", *more])
+    monkeypatch.setattr("sys.argv", ["prepare", "--dataset=nih", "--raw=a", "--data_dir=d", *more])
     with pytest.raises(UserError, match=message):
         prepare.main()
 
