@@ -183,5 +183,5 @@ def _check_grey(colour: Sequence[np.ndarray], tolerance: int) -> None:
     spread = cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)
     if spread.max() > tolerance:
         raise DicomRefusal(
-            "not_monochrome", f"{np.count_nonzero(spread > tolerance):,} pixels are coloured"
+            "not_monochrome", f"coloured pixels: {np.count_nonzero(spread > tolerance):,}"
         )
