@@ -14,9 +14,11 @@ from data_prep import cli
 from data_prep.cli import UserError
 from data_prep.tables import options
 
+DATA_SETS = ("rsna", "pneumonia_mnist", "table", "folders", *options.NAMED_SETS)
 EXAMPLE = """example:
   python -m data_prep.prepare --dataset=rsna --raw=rsna --mapping=download --data_dir=data
   python -m data_prep.prepare --dataset=pneumonia_mnist --raw=pneumoniamnist.npz --data_dir=data
+  python -m data_prep.prepare --dataset=nih --raw=nih --label=Pneumonia --data_dir=data
   python -m data_prep.prepare --dataset=table --raw=images --table=labels.csv --image=file \\
       --patient=patient --label=pneumonia --data_dir=data --dry-run
   python -m data_prep.prepare --dataset=folders --raw=chest_xray --data_dir=data \\
@@ -32,15 +34,16 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--dataset", required=True, choices=("rsna", "pneumonia_mnist", "table", "folders"))
+    add("--dataset", required=True, choices=DATA_SETS)
     add("--raw", action="append", required=True, help="the folder of the images, or the .npz file")
     add("--data_dir", help="where the TFRecords go")
     add("--mapping", help="the challenge's mapping to patients: its file, or 'download'")
     add("--image_size", type=int, default=256, help="side of the square images (default 256)")
     add(
         "--split",
-        choices=("patient", "image", "row"),
-        help="rsna: what a split keeps together; image and row leak (default patient)",
+        choices=("patient", "image", "row", "official"),
+        help="what a split keeps together (default patient); of rsna also image and row, which "
+        "leak; official: the public data set's own splits",
     )
     add("--aspect", choices=("letterbox", "squash"), default="letterbox")
     add("--interpolation", choices=("area", "nearest"), default="area")
@@ -76,11 +79,11 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # only for the notice that it prints
     options.check_flags(args)
-    if args.dataset in ("table", "folders"):
+    if len(args.raw) > 1 and args.dataset != "table":
+        raise UserError(f"--raw is given {len(args.raw)} times; give it once")
+    if args.dataset not in ("rsna", "pneumonia_mnist"):
         prepare_tables(args)
         return
-    if len(args.raw) > 1:
-        raise UserError("--raw is given several times; give it once")
     (args.raw,) = args.raw
     args.split = args.split or "patient"
     if args.dataset == "rsna":
@@ -94,21 +97,28 @@ def prepare_tables(args: argparse.Namespace) -> None:
     from etils import epath
 
     from data_prep.radiographs import Preprocessing
+    from data_prep.tables import sources as sources_of
     from data_prep.tables import summary
+    from data_prep.tables.named_sets import read_named_set
     from data_prep.tables.plan import check_splits, plan_records
 
-    if args.dataset == "folders":
-        source, findings, values = options.folder_source(args)
+    if args.dataset in options.NAMED_SETS:
+        source, findings, values, files = read_named_set(
+            args.dataset, args.raw[0], args.label or (), args.split == "official"
+        )
+        sources, own_splits = [source], "official" if source.split else ""
+    elif args.dataset == "folders":
+        source, findings, values = sources_of.folder_source(args)
         sources, files, own_splits = [source], [], "folder" if source.split else ""
     else:
-        sources, findings, values = options.table_sources(args)
+        sources, findings, values = sources_of.table_sources(args)
         raws = args.raw * (len(sources) if len(args.raw) == 1 else 1)
-        files = [options.find_table(*pair) for pair in zip(args.table, raws, strict=True)]
+        files = [sources_of.find_table(*pair) for pair in zip(args.table, raws, strict=True)]
         own_splits = "column" if args.split_column else ""
     plan = plan_records(sources, findings, values=values, own_splits=own_splits)
     summary.print_summary(plan, sources, samples=bool(args.dry_run))
     summary.print_warnings(plan, sources)
-    check_splits(plan.records, plan.refused)
+    check_splits(plan)
     if args.dry_run:
         print("nothing was written (--dry-run)")
         return
@@ -118,7 +128,8 @@ def prepare_tables(args: argparse.Namespace) -> None:
 
     how = Preprocessing(args.image_size, args.aspect, args.interpolation, args.voi)
     config = RecordConfig.of(how, plan.scheme)
-    name = options.data_set_name(args.name, args.table[0] if args.table else args.raw[0])
+    default = args.dataset if args.dataset in options.NAMED_SETS else (args.table or args.raw)[0]
+    name = options.data_set_name(args.name, default)
     make_builder = functools.partial(
         TableBuilder,
         name=name,
@@ -131,7 +142,7 @@ def prepare_tables(args: argparse.Namespace) -> None:
         "split_scheme": plan.scheme,
         "preprocessing": dataclasses.asdict(how),
         "findings": list(plan.findings),
-        "patients_of": sorted({source.namespace for source in sources}),
+        "patients_of": sorted({source.namespace for source in sources if plan.scheme != "image"}),
         "patients_in_two_splits": len(plan.patients_in_two_splits),
         "sources": [source.described() for source in sources],
         "plan_sha256": plan.sha256,
@@ -200,16 +211,17 @@ def prepare_rsna(args: argparse.Namespace) -> None:
 
 
 def prepare_pneumonia_mnist(args: argparse.Namespace) -> None:
-    """The archive's own splits; nothing is resized."""
+    """The archive's own splits and size; nothing is resized."""
     from etils import epath
 
     from data_prep.pneumonia_mnist.pneumonia_mnist_dataset_builder import Builder, read_archive
     from data_prep.radiographs import Preprocessing
 
-    read_archive(args.raw)
-    make_builder = functools.partial(Builder, config="28px", archive=args.raw)
-    variant = f"{Builder.name}/28px/{Builder.VERSION}"
-    how, tables = Preprocessing(image_size=28), [epath.Path(args.raw)]
+    images, _ = read_archive(args.raw)["train"]
+    size = images.shape[1]
+    make_builder = functools.partial(Builder, config=f"{size}px", archive=args.raw)
+    variant = f"{Builder.name}/{size}px/{Builder.VERSION}"
+    how, tables = Preprocessing(image_size=size), [epath.Path(args.raw)]
     settings = {"split_scheme": "official", "preprocessing": dataclasses.asdict(how)}
     _run(args, make_builder, variant, settings, tables, films=[])
 
