@@ -56,7 +56,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 FOLDER_FLAGS = ("name", "positive", "finding", "values", "patients_of", "dry_run")
 FOLDER_ONLY = ("patient_from", "splits")
 NAMED_FLAGS = ("name", "label", "dry_run")
-_SPLITS = {"rsna": ("patient", "image", "row")} | dict.fromkeys(NAMED_SETS, ("patient", "official"))
+_SPLITS: dict[str, tuple[str, ...]] = {
+    "rsna": ("patient", "image", "row"),
+    "pneumonia_mnist": ("official",),
+    **dict.fromkeys(NAMED_SETS, ("patient", "official")),
+}
 TABLE_FLAGS = (
     *FOLDER_FLAGS,
     *("table", "image", "patient", "label", "where", *COLUMNS, "boxes", "corners"),

@@ -135,14 +135,15 @@ def test_one_command_prepares_it(nih, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--split=row"], "--split=row is not for --dataset=nih"),
+        (["--split=row"], "--split=row is not for --dataset=nih, which has patient and official"),
+        (["--split=row", "--dataset=pneumonia_mnist"], "which has official"),
         (["--table=x.csv"], "--table does nothing with --dataset=nih"),
         (["--mapping=m.json"], "--mapping is for --dataset=rsna"),
         (["--raw=b"], "--raw is given 2 times"),
     ],
 )
 def test_a_flag_of_another_data_set_is_refused(monkeypatch, more, message):
-    monkeypatch.setattr("sys.argv", ["prepare", "--dataset=nih", "--raw=a", "--dry-run", *more])
+    monkeypatch.setattr("sys.argv", ["prepare", "--dataset=nih", "--raw=a", "--data_dir=d", *more])
     with pytest.raises(UserError, match=message):
         prepare.main()
 
