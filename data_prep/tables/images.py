@@ -71,7 +71,7 @@ def read_image(rows: Sequence[Row], source: Source, values: Sequence[str]) -> Ta
         raise DicomRefusal("no_label", cells)
     patient = "" if source.patient == UNKNOWN else clean(_cell(rows, source.patient))
     if source.patient != UNKNOWN and not patient:
-        raise DicomRefusal("no_patient", f"{source.patient} is empty")
+        raise DicomRefusal("no_patient", f"the column {source.patient!r} is empty")
     split = _cell(rows, source.split)
     if source.split and split.casefold() not in SPLIT_NAMES:
         raise DicomRefusal("no_split", f"{source.split} is {split!r}")
