@@ -51,17 +51,16 @@ def _read_csv(path: epath.Path, data: bytes) -> pd.DataFrame:
             f"{path} is neither Parquet nor UTF-8 text (byte {error.start:,}: {error.reason}); "
             "save it as CSV with the encoding UTF-8"
         ) from error
-    header = text.splitlines()[0] if text else ""
-    separator = max(_SEPARATORS, key=header.count)
     try:
+        header = {sign: _first_line(text, sign) for sign in _SEPARATORS}
+        separator = max(_SEPARATORS, key=lambda sign: len(header[sign]))
         # With the header as a row, pandas takes no column for an index, and tells longer rows.
-        width = len(next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), []))
         table = pd.read_csv(
             io.StringIO(text, newline=""),
             sep=separator,
             dtype=str,
             header=None,
-            names=range(width),
+            names=range(len(header[separator])),
             keep_default_na=False,
             on_bad_lines="error",
         )
@@ -70,6 +69,10 @@ def _read_csv(path: epath.Path, data: bytes) -> pd.DataFrame:
     rows = table.iloc[1:].fillna("").reset_index(drop=True)
     rows.columns = table.iloc[0] if len(table) else []
     return rows
+
+
+def _first_line(text: str, separator: str) -> list[str]:
+    return next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
 
 
 def _read_parquet(path: epath.Path, data: bytes) -> pd.DataFrame:
