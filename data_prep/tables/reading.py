@@ -45,7 +45,7 @@ def read_table(path: epath.Path) -> pd.DataFrame:
 
 def _read_csv(path: epath.Path, data: bytes) -> pd.DataFrame:
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig").lstrip("\r\n")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is neither Parquet nor UTF-8 text (byte {error.start:,}: {error.reason}); "
@@ -80,10 +80,10 @@ def _read_parquet(path: epath.Path, data: bytes) -> pd.DataFrame:
         table = pq.read_table(io.BytesIO(data))
     except (ValueError, OSError, pa.ArrowException) as error:
         raise UserError(f"{path} is not a Parquet table ({error}); write it again") from error
-    columns = {
-        name: map(_cell, table[name].to_pylist()) for name in dict.fromkeys(table.column_names)
-    }
-    return pd.DataFrame(columns, dtype=str)
+    columns = {i: map(_cell, column.to_pylist()) for i, column in enumerate(table.columns)}
+    rows = pd.DataFrame(columns, dtype=str)
+    rows.columns = table.column_names
+    return rows
 
 
 def _cell(value: object) -> str:
