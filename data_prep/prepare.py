@@ -82,7 +82,7 @@ def main() -> None:
     job = _job(args)
     if job is not None:
         _run(job, args)
-        print("train on it with --config.dataset=" + job.variant.rpartition("/")[0])
+        print("use it with --config.dataset=" + job.variant.rpartition("/")[0])
 
 
 def _job(args: argparse.Namespace) -> "Job | None":

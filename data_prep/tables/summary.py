@@ -25,6 +25,9 @@ def print_summary(plan: Plan, sources: Sequence[Source], *, samples: bool) -> No
     print("classes: " + ", ".join(f"{name!r} {count:,}" for name, count in kinds.most_common(20)))
     for split in SPLITS:
         records = [record for record in plan.records if record.split == split]
+        if not records:
+            print(f"  {split:10}  none")
+            continue
         patients = len({record.patient_id for record in records} - {""})
         positive = sum(1 in _labels(record) for record in records)
         print(
