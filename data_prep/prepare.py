@@ -1,18 +1,16 @@
 """Radiographs, with a table or folders that say what they show -> TFRecords and a manifest."""
 
 import argparse
-import dataclasses
-import functools
 import logging
 import os
-import sys
-from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from data_prep import cli
 from data_prep.cli import UserError
 from data_prep.tables import options
+
+if TYPE_CHECKING:
+    from data_prep.jobs import Job
 
 DATA_SETS = ("rsna", "pneumonia_mnist", "table", "folders", *options.NAMED_SETS)
 EXAMPLE = """example:
@@ -81,164 +79,32 @@ def main() -> None:
     options.check_flags(args)
     if len(args.raw) > 1 and args.dataset != "table":
         raise UserError(f"--raw is given {len(args.raw)} times; give it once")
-    if args.dataset not in ("rsna", "pneumonia_mnist"):
-        prepare_tables(args)
-        return
-    (args.raw,) = args.raw
-    args.split = args.split or "patient"
+    job = _job(args)
+    if job is not None:
+        _run(job, args)
+        print("use it with --config.dataset=" + job.variant.rpartition("/")[0])
+
+
+def _job(args: argparse.Namespace) -> "Job | None":
+    """Imported where they are needed: pandas and TFDS take seconds."""
     if args.dataset == "rsna":
-        prepare_rsna(args)
-    else:
-        prepare_pneumonia_mnist(args)
+        from data_prep.jobs import rsna_job
+
+        return rsna_job(args)
+    if args.dataset == "pneumonia_mnist":
+        from data_prep.jobs import pneumonia_mnist_job
+
+        return pneumonia_mnist_job(args)
+    from data_prep.tables.job import table_job
+
+    return table_job(args)
 
 
-def prepare_tables(args: argparse.Namespace) -> None:
-    """Plans the records from tables or folders, says so, and makes them unless it is a dry run."""
-    from etils import epath
-
-    from data_prep.radiographs import Preprocessing
-    from data_prep.tables import sources as sources_of
-    from data_prep.tables import summary
-    from data_prep.tables.named_sets import read_named_set
-    from data_prep.tables.plan import check_splits, plan_records
-
-    if args.dataset in options.NAMED_SETS:
-        source, findings, values, files = read_named_set(
-            args.dataset, args.raw[0], args.label or (), args.split == "official"
-        )
-        sources, own_splits = [source], "official" if source.split else ""
-    elif args.dataset == "folders":
-        source, findings, values = sources_of.folder_source(args)
-        sources, files, own_splits = [source], [], "folder" if source.split else ""
-    else:
-        sources, findings, values = sources_of.table_sources(args)
-        raws = args.raw * (len(sources) if len(args.raw) == 1 else 1)
-        files = [sources_of.find_table(*pair) for pair in zip(args.table, raws, strict=True)]
-        own_splits = "column" if args.split_column else ""
-    plan = plan_records(sources, findings, values=values, own_splits=own_splits)
-    summary.print_summary(plan, sources, samples=bool(args.dry_run))
-    summary.print_warnings(plan, sources)
-    check_splits(plan)
-    if args.dry_run:
-        print("nothing was written (--dry-run)")
-        return
-
-    from data_prep.record_builder import RecordConfig
-    from data_prep.tables.builder import TableBuilder
-
-    how = Preprocessing(args.image_size, args.aspect, args.interpolation, args.voi)
-    config = RecordConfig.of(how, plan.scheme)
-    default = args.dataset if args.dataset in options.NAMED_SETS else (args.table or args.raw)[0]
-    name = options.data_set_name(args.name, default)
-    make_builder = functools.partial(
-        TableBuilder,
-        name=name,
-        plan=plan,
-        config=config,
-        workers=args.workers,
-        use_beam=bool(args.beam_options),
-    )
-    settings = {
-        "split_scheme": plan.scheme,
-        "preprocessing": dataclasses.asdict(how),
-        "findings": list(plan.findings),
-        "patients_of": sorted({source.namespace for source in sources if plan.scheme != "image"}),
-        "patients_in_two_splits": len(plan.patients_in_two_splits),
-        "sources": [source.described() for source in sources],
-        "plan_sha256": plan.sha256,
-    }
-    films = [epath.Path(record.path) for record in plan.records]
-    variant = f"{name}/{config.name}/{TableBuilder.VERSION}"
-    _run(args, make_builder, variant, settings, files, films)
-    print(f"train on it with --config.dataset={name}/{config.name}")
-
-
-def prepare_rsna(args: argparse.Namespace) -> None:
-    """Checks what can be checked before TFDS is imported, then runs the builder."""
-    from etils import epath
-
-    from data_prep import rsna
-    from data_prep.mapping import find_mapping, read_mapping
-    from data_prep.radiographs import Preprocessing
-    from data_prep.records import SPLITS
-
-    raw = epath.Path(args.raw)
-    if not raw.is_dir():
-        raise UserError(f"--raw={raw} is no folder; give the challenge's unpacked download")
-    patients, mapping = None, None
-    if args.mapping:
-        mapping = epath.Path(find_mapping(args.mapping, args.data_dir))
-        patients = read_mapping(mapping)
-    elif args.split == "patient":
-        raise UserError(
-            "--split=patient needs --mapping, because what the challenge calls patientId is an id "
-            "of the image; give the official mapping's file or --mapping=download, or choose "
-            "--split=image, which leaks"
-        )
-    records, refused = rsna.plan_records(raw, patients, args.split)
-    sizes = Counter(record.split for record in records)
-    for split in SPLITS:
-        if not sizes[split]:
-            strangers = sum(refusal.code == "no_patient" for refusal in refused.values())
-            mend = f"; {mapping} names no patient for {strangers} others" if strangers else ""
-            raise UserError(
-                f"the {split} split would be empty: {len(records)} usable images are too few for "
-                f"--split={args.split}{mend}; give more images"
-            )
-    if args.split != "patient":
-        shared = "patients" if args.split == "image" else "patients and even images"
-        print(
-            f"WARNING: --split={args.split} LEAKS: the same {shared} are in train and in test. "
-            "Use it only to measure how much that inflates a result, never as a result.",
-            file=sys.stderr,
-        )
-
-    from data_prep.rsna_pneumonia import Builder, RsnaConfig
-
-    how = Preprocessing(args.image_size, args.aspect, args.interpolation, args.voi)
-    config = RsnaConfig.of(how, args.split)
-    make_builder = functools.partial(
-        Builder,
-        config=Builder.builder_configs.get(config.name, config),
-        mapping_file=os.fspath(mapping) if mapping else "",
-        workers=args.workers,
-        use_beam=bool(args.beam_options),
-    )
-    tables = [raw / rsna.LABELS, raw / rsna.CLASSES, *([mapping] if mapping else [])]
-    variant = f"{Builder.name}/{config.name}/{Builder.VERSION}"
-    settings = {"split_scheme": args.split, "preprocessing": dataclasses.asdict(how)}
-    _run(args, make_builder, variant, settings, tables, rsna.list_images(raw))
-
-
-def prepare_pneumonia_mnist(args: argparse.Namespace) -> None:
-    """The archive's own splits and size; nothing is resized."""
-    from etils import epath
-
-    from data_prep.pneumonia_mnist.pneumonia_mnist_dataset_builder import Builder, read_archive
-    from data_prep.radiographs import Preprocessing
-
-    images, _ = read_archive(args.raw)["train"]
-    size = images.shape[1]
-    make_builder = functools.partial(Builder, config=f"{size}px", archive=args.raw)
-    variant = f"{Builder.name}/{size}px/{Builder.VERSION}"
-    how, tables = Preprocessing(image_size=size), [epath.Path(args.raw)]
-    settings = {"split_scheme": "official", "preprocessing": dataclasses.asdict(how)}
-    _run(args, make_builder, variant, settings, tables, films=[])
-
-
-def _run(
-    args: argparse.Namespace,
-    make_builder: Callable[..., Any],
-    variant: str,
-    settings: dict[str, Any],
-    tables: list,
-    films: list,
-) -> None:
+def _run(job: "Job", args: argparse.Namespace) -> None:
     import tensorflow_datasets as tfds
 
     from data_prep.preparation import prepare_once
 
-    manual_dir = None if isinstance(args.raw, list) else args.raw
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS warns of every size of its own
     more = {}
     if args.beam_options:
@@ -246,13 +112,13 @@ def _run(
 
         more["beam_options"] = parse_options(args.beam_options)
     prepare_once(
-        make_builder,
+        job.make_builder,
         args.data_dir,
-        variant,
-        settings=settings,
-        tables=tables,
-        films=films,
-        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, **more),
+        job.variant,
+        settings=job.settings,
+        tables=job.tables,
+        films=job.films,
+        download_config=tfds.download.DownloadConfig(manual_dir=args.raw[0], **more),
         max_rejected=args.max_rejected,
         overwrite=args.overwrite,
     )

@@ -61,8 +61,8 @@ def prepare_radiograph(task: tuple[Record, Preprocessing]) -> Prepared:
         "boxes": placement.forward_boxes(np.array(record.boxes)),
         "image_id": record.image_id,
         "patient_id": record.patient_id,
-        "view": _first_known(record.view, header["view_position"], ""),
-        "sex": _first_known(record.sex, header["patient_sex"], ""),
+        "view": _first_known(record.view, header["view_position"]),
+        "sex": _first_known(record.sex, header["patient_sex"]),
         "age": _first_known(record.age, header["patient_age"], math.nan),
         "spacing": _first_known(record.spacing, header["pixel_spacing"], math.nan),
     }

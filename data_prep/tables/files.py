@@ -1,6 +1,7 @@
 """Which file of a folder a cell of a table means."""
 
 import os
+import re
 from collections import defaultdict
 from pathlib import PurePosixPath
 
@@ -50,7 +51,7 @@ class ImageFolder:
         spelled = os.path.normpath(cell.replace("\\", "/"))
         if not cell or "\0" in cell or spelled in (".", ".."):
             raise DicomRefusal("no_file", f"{cell!r} names no file")
-        if spelled.startswith(("/", "../")) or ":" in spelled.partition("/")[0]:
+        if spelled.startswith(("/", "../")) or re.match("[A-Za-z]:/", spelled):
             raise DicomRefusal("outside_folder", f"{cell!r} is not a path inside {self.root}")
         found = {spelled} if spelled in self._exact else self._by_spelling.get(spelled, set())
         if not found:

@@ -71,7 +71,7 @@ def read_image(rows: Sequence[Row], source: Source, values: Sequence[str]) -> Ta
         raise DicomRefusal("no_label", cells)
     patient = "" if source.patient == UNKNOWN else clean(_cell(rows, source.patient))
     if source.patient != UNKNOWN and not patient:
-        raise DicomRefusal("no_patient", f"{source.patient} is empty")
+        raise DicomRefusal("no_patient", f"the column {source.patient!r} is empty")
     split = _cell(rows, source.split)
     if source.split and split.casefold() not in SPLIT_NAMES:
         raise DicomRefusal("no_split", f"{source.split} is {split!r}")
@@ -80,7 +80,7 @@ def read_image(rows: Sequence[Row], source: Source, values: Sequence[str]) -> Ta
         patient=patient,
         split=SPLIT_NAMES.get(split.casefold(), ""),
         boxes=tuple(dict.fromkeys(box for row in rows if (box := _box(row, source)))),
-        detailed_class=_cell(rows, source.detailed_class) or None,
+        detailed_class=" ".join(_cell(rows, source.detailed_class).split()) or None,
         view=_cell(rows, source.view).upper() or None,
         sex=_sex(_cell(rows, source.sex)),
         age=parse_age(clean(_cell(rows, source.age))),

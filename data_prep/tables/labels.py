@@ -1,5 +1,6 @@
 """What the cells of a row say of the findings: 0, 1, or nothing."""
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -29,9 +30,16 @@ def split_cell(cell: str) -> set[str]:
 
 def matches(cell: str, positive: str) -> bool:
     """Whether the cell, or one of the findings that it lists, is the value or fits the regex."""
-    return any(
-        value == positive or re.fullmatch(positive, value) for value in {cell} | split_cell(cell)
-    )
+    pattern = _pattern(positive)
+    return any(value == positive or pattern.fullmatch(value) for value in {cell} | split_cell(cell))
+
+
+@functools.cache
+def _pattern(positive: str) -> re.Pattern[str]:
+    try:
+        return re.compile(positive)
+    except re.error:  # a value such as "mass (left"
+        return re.compile(re.escape(positive))
 
 
 def label_of_cell(cell: str, positive: str) -> int:

@@ -74,7 +74,8 @@ def check_flags(args: argparse.Namespace) -> None:
     allowed = set(of_kind.get(args.dataset, ()))
     for flag in (*TABLE_FLAGS, *FOLDER_ONLY):
         if getattr(args, flag) is not None and flag not in allowed:
-            raise UserError(f"--{flag} does nothing with --dataset={args.dataset}; leave it out")
+            told = flag.replace("dry_run", "dry-run")
+            raise UserError(f"--{told} does nothing with --dataset={args.dataset}; leave it out")
     splits = _SPLITS.get(args.dataset, ())
     if args.split and splits and args.split not in splits:
         raise UserError(

@@ -45,23 +45,22 @@ def read_table(path: epath.Path) -> pd.DataFrame:
 
 def _read_csv(path: epath.Path, data: bytes) -> pd.DataFrame:
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig").lstrip("\r\n")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is neither Parquet nor UTF-8 text (byte {error.start:,}: {error.reason}); "
             "save it as CSV with the encoding UTF-8"
         ) from error
-    header = text.splitlines()[0] if text else ""
-    separator = max(_SEPARATORS, key=header.count)
     try:
+        header = {sign: _first_line(text, sign) for sign in _SEPARATORS}
+        separator = max(_SEPARATORS, key=lambda sign: len(header[sign]))
         # With the header as a row, pandas takes no column for an index, and tells longer rows.
-        width = len(next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), []))
         table = pd.read_csv(
             io.StringIO(text, newline=""),
             sep=separator,
             dtype=str,
             header=None,
-            names=range(width),
+            names=range(len(header[separator])),
             keep_default_na=False,
             on_bad_lines="error",
         )
@@ -72,15 +71,19 @@ def _read_csv(path: epath.Path, data: bytes) -> pd.DataFrame:
     return rows
 
 
+def _first_line(text: str, separator: str) -> list[str]:
+    return next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
+
+
 def _read_parquet(path: epath.Path, data: bytes) -> pd.DataFrame:
     try:
         table = pq.read_table(io.BytesIO(data))
     except (ValueError, OSError, pa.ArrowException) as error:
         raise UserError(f"{path} is not a Parquet table ({error}); write it again") from error
-    columns = {
-        name: map(_cell, table[name].to_pylist()) for name in dict.fromkeys(table.column_names)
-    }
-    return pd.DataFrame(columns, dtype=str)
+    columns = {i: map(_cell, column.to_pylist()) for i, column in enumerate(table.columns)}
+    rows = pd.DataFrame(columns, dtype=str)
+    rows.columns = table.column_names
+    return rows
 
 
 def _cell(value: object) -> str:

@@ -3,7 +3,7 @@
 import argparse
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -60,52 +60,31 @@ def table_sources(args: argparse.Namespace) -> tuple[list[Source], list[str], li
     _check_table_flags(args)
     _refuse_ignored(args)
     count = len(args.table)
-    raws = _each(args.raw, count, "raw")
+    raws = _each(args, "raw", count)
     paths = [find_table(table, raw) for table, raw in zip(args.table, raws, strict=True)]
-    names = _unique([path.stem for path in paths])
-    name = data_set_name(args.name, args.table[0])
+    args.patients_of = args.patients_of or [data_set_name(args.name, args.table[0])]
     image_folders = {raw: ImageFolder(epath.Path(raw)) for raw in dict.fromkeys(raws)}
-    optional: dict[str, list[Any]] = {
-        field: _each(getattr(args, flag), count, flag) for flag, field in COLUMNS.items()
-    } | {
-        flag: [tuple(one) for one in _lists(getattr(args, flag), count, flag)]
-        for flag in ("boxes", "corners")
-    }
-    labels = [args.label] if count == 1 else _lists(args.label, count, "label")
-    where = (
-        [args.where or []]
-        if count == 1
-        else [[one] if one else [] for one in _each(args.where, count, "where")]
-    )
-    images, patients, positives, namespaces = (
-        _each(said, count, flag)
-        for flag, said in (
-            ("image", args.image),
-            ("patient", args.patient),
-            ("positive", args.positive),
-            ("patients_of", args.patients_of or [name]),
-        )
-    )
-    if UNKNOWN in patients and set(patients) != {UNKNOWN}:
+    per_table: Mapping[str, Sequence[Any]] = {
+        "name": _unique([path.stem for path in paths]),
+        "rows": [read_table(path) for path in paths],
+        "folder": [image_folders[raw] for raw in raws],
+        "image": _each(args, "image", count),
+        "patient": _each(args, "patient", count),
+        "namespace": [_namespace(name) for name in _each(args, "patients_of", count)],
+        "labels": [tuple(args.label)] if count == 1 else _lists(args, "label", count),
+        "positive": _each(args, "positive", count),
+        "where": _conditions(args, count),
+        "boxes": _lists(args, "boxes", count),
+        "corners": _lists(args, "corners", count),
+    } | {field: _each(args, flag, count) for flag, field in COLUMNS.items()}
+    sources = [
+        Source(**{field: values[i] for field, values in per_table.items()}) for i in range(count)
+    ]
+    if len({source.patient == UNKNOWN for source in sources}) > 1:
         raise UserError(
             "--patient=unknown for only some tables: their images cannot be kept apart from those "
             "of known patients; prepare them as a data set of their own"
         )
-    sources = [
-        Source(
-            name=names[i],
-            rows=read_table(paths[i]),
-            folder=image_folders[raws[i]],
-            image=images[i],
-            patient=patients[i],
-            namespace=_namespace(namespaces[i]),
-            labels=tuple(labels[i]),
-            positive=positives[i],
-            where=tuple(_condition(text) for text in where[i]),
-            **{field: one_each[i] for field, one_each in optional.items()},
-        )
-        for i in range(count)
-    ]
     return sources, *_findings(args, sources)
 
 
@@ -177,13 +156,14 @@ def _occurring(source: Source) -> set[str]:
 def _values(said: str, occurring: list[str]) -> list[str]:
     if said == "all":
         return [value for value in occurring if not is_normal(value)]
-    return _split(said)
+    return list(_split(said))
 
 
-def _each(said: list[str] | None, count: int, flag: str) -> list[str]:
-    """One value for each table."""
-    if not said or len(said) == 1:
-        return (said or [""]) * count
+def _each(args: argparse.Namespace, flag: str, count: int) -> list[str]:
+    """What a flag says of each table; "" where it was not given."""
+    said = getattr(args, flag) or [""]
+    if len(said) == 1:
+        return said * count
     if len(said) != count:
         raise UserError(
             f"--{flag} is given {len(said)} times for {count} table(s); give it once for all "
@@ -192,16 +172,24 @@ def _each(said: list[str] | None, count: int, flag: str) -> list[str]:
     return said
 
 
-def _lists(said: list[str] | None, count: int, flag: str) -> list[list[str]]:
-    lists = [_split(text) if text else [] for text in _each(said, count, flag)]
+def _lists(args: argparse.Namespace, flag: str, count: int) -> list[tuple[str, ...]]:
+    """Columns with commas between them, for each table."""
+    lists = [_split(text) if text else () for text in _each(args, flag, count)]
     if flag != "label" and any(len(one) not in (0, 4) for one in lists):
         raise UserError(f"--{flag} is four columns, separated by commas")
     return lists
 
 
-def _split(text: str) -> list[str]:
+def _conditions(args: argparse.Namespace, count: int) -> list[tuple[tuple[str, str], ...]]:
+    """Of one table every --where holds; of several tables each has its own."""
+    if count == 1:
+        return [tuple(map(_condition, args.where or ()))]
+    return [(_condition(text),) if text else () for text in _each(args, "where", count)]
+
+
+def _split(text: str) -> tuple[str, ...]:
     """At commas, but not in a column's name that stands in quotation marks."""
-    return [part.strip() for part in next(csv.reader([text], skipinitialspace=True))]
+    return tuple(part.strip() for part in next(csv.reader([text], skipinitialspace=True)))
 
 
 def _condition(text: str) -> tuple[str, str]:

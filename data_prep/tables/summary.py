@@ -25,6 +25,9 @@ def print_summary(plan: Plan, sources: Sequence[Source], *, samples: bool) -> No
     print("classes: " + ", ".join(f"{name!r} {count:,}" for name, count in kinds.most_common(20)))
     for split in SPLITS:
         records = [record for record in plan.records if record.split == split]
+        if not records:
+            print(f"  {split:10}  none")
+            continue
         patients = len({record.patient_id for record in records} - {""})
         positive = sum(1 in _labels(record) for record in records)
         print(
@@ -49,22 +52,18 @@ def print_warnings(plan: Plan, sources: Sequence[Source]) -> None:
 
 
 def _source_lines(plan: Plan, source: Source) -> Iterator[str]:
-    rows, images = len(source.chosen_rows()), _images_of(plan, source, len(plan.unnamed))
+    prefix = f"{source.name}/" if len(plan.unnamed) > 1 else ""
+    records = [record for record in plan.records if record.file.startswith(prefix)]
+    chosen = f", {len(source.chosen_rows()):,} of them chosen by --where" if source.where else ""
     yield (
-        f"{source.name}: {len(source.rows):,} rows"
-        + (f", {rows:,} of them chosen by --where" if source.where else "")
-        + f"; {images:,} usable images"
+        f"{source.name}: {len(source.rows):,} rows{chosen}; {len(records):,} usable images, "
+        f"{sum(1 in _labels(record) for record in records):,} positive"
     )
     yield f"  columns used: {', '.join(source.columns())}"
     if unused := [name for name in source.rows.columns if name not in source.columns()]:
         yield f"  columns not used: {', '.join(unused)}"
     if unnamed := plan.unnamed[source.name]:
         yield f"  files of {source.folder.root} that no row in use names: {unnamed:,}"
-
-
-def _images_of(plan: Plan, source: Source, sources: int) -> int:
-    prefix = f"{source.name}/" if sources > 1 else ""
-    return sum(record.image_id.startswith(prefix) for record in plan.records)
 
 
 def _warnings(plan: Plan, sources: Sequence[Source]) -> Iterator[str]:

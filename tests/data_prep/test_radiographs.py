@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import cv2
@@ -36,6 +37,23 @@ def test_an_accepted_image(record):
     assert (prepared.example["sex"], prepared.example["view"]) == ("M", "")
     assert math.isnan(prepared.example["age"])  # nobody is 151
     assert prepared.example["spacing"] == 0.2
+
+
+def test_a_table_overrules_the_header_and_its_images_are_described(record):
+    said = {"view": "PA", "sex": "F", "age": 3.5, "spacing": 0.1, "source": "clinic", "file": "x/a"}
+    prepared = prepare_radiograph((dataclasses.replace(record, **said), Preprocessing(32)))
+    found = {name: prepared.example[name] for name in ("view", "sex", "age", "spacing")}
+    assert found == {"view": "PA", "sex": "F", "age": 3.5, "spacing": 0.1}
+    assert prepared.outcome == {
+        "file": "x/a",
+        "image_id": "a",
+        "status": "accepted",
+        "split": "train",
+        "source": "clinic",
+        "format": "dicom",
+        "rows": 64,
+        "columns": 48,
+    }
 
 
 def test_raw_detector_data_and_too_few_greys_are_flagged(record, phantom, make_dicom, tmp_path):

@@ -231,7 +231,7 @@ def test_a_broken_download_is_one_sentence_and_leaves_nothing(broken, tmp_path, 
         (["--dataset=rsna", "--raw=RAW", "--workers=0"], "--workers"),
         (["--dataset=rsna", "--raw=RAW", "--image_size=3"], "--image_size"),
         (["--dataset=rsna", "--raw=RAW", "--max_rejected=2"], "--max_rejected"),
-        (["--dataset=chexpert", "--raw=RAW"], "chexpert"),
+        (["--dataset=mimic", "--raw=RAW"], "mimic"),
         (["--dataset=pneumonia_mnist", "--raw=none.npz"], "none.npz"),
     ],
 )

@@ -50,7 +50,7 @@ def test_a_strangers_table(stranger, tmp_path):
     data_dir = f"--data_dir={tmp_path}"
     done = prepare(stranger, "--patient=Fall Nr", data_dir, "--max_rejected=0.05")
     assert done.returncode == 0, done.stderr
-    assert "120 rows; 118 usable images" in done.stdout
+    assert "120 rows; 118 usable images, 40 positive" in done.stdout
     assert "that no row in use names: 1" in done.stdout  # Notizen.txt
     assert "'12' and '012'" in done.stderr
     manifest = json.loads((tmp_path / "befunde_2024/32px/1.0.0/manifest.json").read_text())

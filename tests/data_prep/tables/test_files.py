@@ -9,7 +9,15 @@ from data_prep.tables.files import ImageFolder
 @pytest.fixture
 def folder(tmp_path):
     raw = tmp_path / "raw"
-    for name in ("a.png", "b b.dcm", "sub/c.JPG", "sub/notes.txt", "x/same.png", "y/same.png"):
+    for name in (
+        "a.png",
+        "b b.dcm",
+        "10:30.png",
+        "sub/c.JPG",
+        "sub/notes.txt",
+        "x/same.png",
+        "y/same.png",
+    ):
         (raw / name).parent.mkdir(parents=True, exist_ok=True)
         (raw / name).write_bytes(b"")
     (tmp_path / "secret.png").write_bytes(b"")
@@ -24,6 +32,7 @@ def folder(tmp_path):
         ("a.png", "a.png"),
         ("./a", "a.png"),
         ("b b", "b b.dcm"),
+        ("10:30", "10:30.png"),
         ("sub/c", "sub/c.JPG"),
         ("sub\\c.JPG", "sub/c.JPG"),
         ("c", "sub/c.JPG"),

@@ -19,6 +19,7 @@ from data_prep.tables.patients import clean, merge_spellings
         ("Edema|Pneumonia", "Pneumonia", 1),
         ("Edema|Mass", "Pneumonia", 0),
         ("a(b", "a(b", 1),
+        ("no", "a(b", 0),
         ("NA", "Pneumonia", -1),
         ("uncertain", "Pneumonia", -1),
     ],

@@ -18,7 +18,7 @@ def read(tmp_path, data):
         b"image,a b\n1.png,007\n2.png,\n",
         b"image;a b\r\n1.png;007\r\n2.png;\r\n",
         b"image\ta b\n1.png\t007\n2.png\t",
-        b'\xef\xbb\xbfimage, a b \n1.png," 007"\n\n2.png\n',
+        b'\xef\xbb\xbf\n\nimage, a b \n1.png," 007"\n\n2.png\n',
     ],
 )
 def test_separators_line_ends_and_blanks(tmp_path, data):
