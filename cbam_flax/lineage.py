@@ -181,6 +181,13 @@ def shared(before: TrainedOn | None, judged: Split) -> dict[str, dict[str, int |
     return found
 
 
+def described(ancestor: Ancestor) -> str:
+    """Data set and step, such as "rsna_pneumonia/256px/1.0.0, step 900"."""
+    if ancestor["dataset"] is None:
+        return "an imported model"
+    return f"{ancestor['dataset']}, step {ancestor['step']:,}"
+
+
 def judged(
     ancestors: Sequence[Ancestor], before: Sequence[TrainedOn | None], split: Split
 ) -> list[Ancestor]:
