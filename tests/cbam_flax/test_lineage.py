@@ -51,6 +51,14 @@ def test_patients_are_named_alike_in_every_data_set(dataset, patient, name):
     assert lineage.patient_names(make_split("test", ["x"], [patient], dataset)) == [name]
 
 
+def test_the_same_patient_is_found_under_the_id_of_another_data_set():
+    judged = make_split("test", ["x", "y", "z"], ["1", "2", ""])
+    other = make_split("train", ["a", "b", "c"], ["nih:1", "nih:3", ""], "table/28px/1.0.0")
+    assert lineage.patients_as_in(judged, other).tolist() == ["1", "nih:3", ""]
+    others = make_split("train", ["a"], ["1"], "hospital/28px/1.0.0")
+    assert lineage.patients_as_in(judged, others).tolist() == ["hospital:1"]
+
+
 def test_drawn_patients_are_nobody_of_the_same_number():
     drawn = make_split("test", ["x"], ["1"], counts={"flagged": {"synthetic": 1}})
     assert lineage.patient_names(drawn) == ["synthetic:1"]
