@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from cbam_flax import checkpoint, transfer
+from cbam_flax import checkpoint, lineage, transfer
 from cbam_flax.config import default_config, duration
 from cbam_flax.evaluate import evaluate_workdir, pictures
+from cbam_flax.input_pipeline import load_split
 from cbam_flax.models import create_model
 from cbam_flax.models.keras_import import save_imported
 from cbam_flax.step import TrainState
@@ -31,10 +32,22 @@ def make_config(prepared, **changes):
 
 
 @pytest.fixture(scope="module")
-def parent(prepared, tmp_path_factory):
-    """A trained run."""
-    workdir = tmp_path_factory.mktemp("parent") / "run"
-    assert train(make_config(prepared), str(workdir)) == 0
+def parent(prepared, draw_variables, tmp_path_factory):
+    """A run as training leaves it, with drawn parameters."""
+    workdir, config = tmp_path_factory.mktemp("parent"), make_config(prepared)
+    splits = [load_split(str(prepared), "pneumonia_mnist", 28, name) for name in lineage.PARTS]
+    variables = jax.tree.map(jnp.asarray, draw_variables(create_model(config.model), 28))
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    with checkpoint.make_manager(str(workdir), config) as manager:
+        checkpoint.save(
+            manager,
+            TrainState(jnp.int32(5), params, batch_stats, {}, params),
+            step=5,
+            config=config,
+            fingerprint={split.name: split.fingerprint for split in splits},
+            metrics={"auroc": 0.5},
+        )
+    lineage.write(str(workdir), lineage.trained_on(splits), [])
     return workdir
 
 
@@ -72,7 +85,7 @@ def test_evaluation_tells_of_the_leak_through_the_parent(child, monkeypatch):
     [ancestor] = metrics["ancestors"]
     assert ancestor["shared"]["train"]["images"] == 70
     [provenance] = metrics["provenance"]["ancestors"]
-    assert provenance["step"] == 2
+    assert provenance["step"] == 5
     assert metrics["provenance"]["config"]["init"]["from_run"] == provenance["weights_sha256"]
     page = (child / "evaluation" / "train" / "report.html").read_text()
     assert "<h2>Started from</h2>" in page
@@ -81,7 +94,7 @@ def test_evaluation_tells_of_the_leak_through_the_parent(child, monkeypatch):
 def test_a_run_that_has_begun_needs_its_parent_no_more(child):
     assert transfer.read_parent("a parent that is gone", str(child)) is None
     with checkpoint.make_manager(str(child)) as manager:
-        assert [each["step"] for each in checkpoint.ancestors_of(manager, 2)] == [2]
+        assert [each["step"] for each in checkpoint.ancestors_of(manager, 2)] == [5]
 
 
 def test_a_grandchild_knows_all_before_it(parent, child, tmp_path):
@@ -92,8 +105,8 @@ def test_a_grandchild_knows_all_before_it(parent, child, tmp_path):
 
 
 def test_one_checkpoint_can_be_named(parent, tmp_path):
-    found = transfer.read_parent(str(parent / "checkpoints" / "2"), str(tmp_path))
-    assert found.ancestors[0]["step"] == 2
+    found = transfer.read_parent(str(parent / "checkpoints" / "5"), str(tmp_path))
+    assert found.ancestors[0]["step"] == 5
     with pytest.raises(UserError, match="has no checkpoint of step 7"):
         transfer.read_parent(str(parent / "checkpoints" / "7"), str(tmp_path))
 
