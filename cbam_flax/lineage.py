@@ -41,6 +41,15 @@ def patient_names(split: Split) -> np.ndarray:
     )
 
 
+def patients_as_in(judged: Split, split: Split) -> np.ndarray:
+    """Of each record of `split` the patient, under the id that `judged` has for the same one.
+
+    So the ids of two data sets can be compared: of others the name has its namespace.
+    """
+    ids = dict(zip(patient_names(judged), judged.columns["patient_id"], strict=True))
+    return np.array([ids.get(name, name) for name in patient_names(split)], dtype=str)
+
+
 def trained_on(splits: Iterable[Split]) -> TrainedOn:
     """What trained_on.json says: the patients and images of these splits, as hashes.
 
@@ -172,6 +181,13 @@ def shared(before: TrainedOn | None, judged: Split) -> dict[str, dict[str, int |
             "unchecked": int((~sure).sum()),
         }
     return found
+
+
+def described(ancestor: Ancestor) -> str:
+    """Data set and step, such as "rsna_pneumonia/256px/1.0.0, step 900"."""
+    if ancestor["dataset"] is None:
+        return "an imported model"
+    return f"{ancestor['dataset']}, step {ancestor['step']:,}"
 
 
 def judged(

@@ -89,7 +89,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     if parent := transfer.read_parent(config.init.from_run, workdir):
         arrays = transfer.fitting(parent, abstract_state, config.init.batch_stats)
 
-    # Nothing is left to refuse: the folder becomes the run's.
+    # Only now, since what is refused should leave no trace, does the folder become the run's.
     checkpoint.claim_workdir(workdir, config, fingerprint)
     if jax.process_index() == 0:
         own = lineage.trained_on([training, validation])

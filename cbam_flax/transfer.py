@@ -73,6 +73,11 @@ def _resolved(folder: epath.Path) -> str:
 
 
 def _read_run(where: str, folder: epath.Path, step: int | None) -> Parent:
+    if not (folder / "checkpoints").is_dir():
+        raise UserError(
+            f"config.init.from_run {where} is no run: it has no folder checkpoints; give RUN, "
+            f"RUN/checkpoints/STEP or an .npz of cbam_flax.models.keras_import"
+        )
     restored = checkpoint.load_for_inference(os.fspath(folder), step)
     own = lineage.read_own(folder, restored.fingerprint)
     ancestor = {

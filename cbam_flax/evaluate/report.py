@@ -8,6 +8,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cbam_flax import lineage
 from cbam_flax.evaluate import patients
 from cbam_flax.evaluate.plots import shown
 from cbam_flax.folds import division
@@ -90,6 +91,7 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         _localisation(metrics),
         *(_picture(pictures, *picture) for picture in RADIOGRAPHS),
         _data(metrics),
+        _ancestors(metrics),
         _picture(pictures, *TRAINING),
         "<h2>Provenance</h2>",
         _provenance(metrics),
@@ -208,6 +210,22 @@ def _data(metrics: Mapping[str, Any]) -> str:
     )
 
 
+def _ancestors(metrics: Mapping[str, Any]) -> str:
+    if not metrics.get("ancestors"):
+        return ""
+    rows = []
+    for ancestor in metrics["ancestors"]:
+        train, validation = (ancestor["shared"][part] for part in lineage.PARTS)
+        seen = (train["images_of_known_patients"], validation["images_of_known_patients"])
+        shown = ["unknown" if count is None else f"{count:,}" for count in seen]
+        rows.append((lineage.described(ancestor), *shown, f"{train['unchecked']:,}"))
+    head = ("trained on", "in its training", "in its validation", "unchecked")
+    return (
+        "<h2>Started from</h2><p>The models before this one, the nearest first, and how many of "
+        "the evaluated images, or images of their patients, each has seen.</p>" + _table(head, rows)
+    )
+
+
 def _count(patients: int) -> str:
     return f"{patients:,}" if patients else "unknown"
 
@@ -253,6 +271,8 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     rows = []
     for name, value in tree.items():
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            value = {str(number): each for number, each in enumerate(value, start=1)}
         if isinstance(value, Mapping):
             rows += _flatten(value, f"{prefix}{name}.")
         else:

@@ -94,7 +94,10 @@ def evaluate_workdir(
         train = load_own("train")
     except UserError:  # external validation without access to the training data
         train = None
-    scheme = train.manifest["split_scheme"] if train else ""
+    training = None
+    if train:
+        named = {"patient_id": lineage.patients_as_in(evaluated, train)} if external else {}
+        training = with_known_patients(train.columns | named, train.manifest["split_scheme"])
     metrics = {
         "schema": 1,
         "dataset": evaluated.manifest["dataset"],
@@ -104,7 +107,7 @@ def evaluate_workdir(
         **analysis.analyse(
             predictions,
             fitted,
-            with_known_patients(train.columns, scheme) if train else None,
+            training,
             prevalences=prevalences,
             resamples=resamples,
         ),

@@ -6,6 +6,7 @@ The headings follow Mitchell et al. 2019, "Model Cards for Model Reporting".
 from collections.abc import Sequence
 from typing import Any
 
+from cbam_flax import lineage
 from cbam_flax.evaluate import patients
 from cbam_flax.export.run_record import Run
 from cbam_flax.folds import division
@@ -172,6 +173,10 @@ def _provenance(bundle: dict[str, Any]) -> str:
         ("checkpoint", f"step {prints['checkpoint']['step']}, {prints['checkpoint']['sha256']}"),
         ("config", prints["config"]["sha256"]),
         *((f"data, {split}", value) for split, value in prints["data"]["content_sha256"].items()),
+        *(
+            (f"started from {lineage.described(each)}", each["weights_sha256"])
+            for each in bundle.get("ancestors", ())
+        ),
         ("version", prints["code"]["version"]),
         ("code", prints["code"]["sha256"]),
         ("git commit", prints["code"]["commit"] or "not from a git checkout"),

@@ -86,11 +86,15 @@ def test_reading_nothing_says_how_to_evaluate(folder):
 
 def test_provenance_names_everything_but_paths(tiny_config):
     tiny_config.data_dir = "/somewhere"
-    restored = Restored(tiny_config, None, {}, 12, {"train": "aa"})
+    tiny_config.init.from_run = "/somewhere/parent"
+    ancestors = [{"weights_sha256": "cc"}]
+    restored = Restored(tiny_config, None, {}, 12, {"train": "aa"}, ancestors)
     split = Split("test", np.zeros((0, 4, 4)), {}, {"splits": {"test": {"content_sha256": "bb"}}})
     found = evaluation_folder.provenance(restored, split)
     assert found["checkpoint_step"] == 12
     assert found["evaluated_on"] == "bb"
+    assert found["ancestors"] == ancestors
+    assert found["config"]["init"]["from_run"] == "cc"
     assert found["weights_sha256"] == provenance.variables_sha256({})
     assert "/somewhere" not in json.dumps(found)
     tiny_config.data_dir = "/elsewhere"

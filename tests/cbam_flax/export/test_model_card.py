@@ -31,6 +31,10 @@ BUNDLE = {
             "packages": {"jax": "1.2.3"},
         },
     },
+    "ancestors": [
+        {"dataset": "nih/256px/1.0.0", "step": 9000, "weights_sha256": "a" * 64},
+        {"dataset": None, "step": None, "weights_sha256": "b" * 64},
+    ],
     "warnings": ["LEAK: 12 of 200 images show known patients."],
     "verification": {"max_difference": {"model.onnx": 2e-7}},
 }
@@ -102,6 +106,8 @@ def card(metrics: dict | None) -> str:
         "sigmoid(1.25 x logit + -0.5)",
         "Positive at 0.375 or above (criterion: youden)",
         "c" * 64,
+        f"| started from nih/256px/1.0.0, step 9,000 | {'a' * 64} |",
+        f"| started from an imported model | {'b' * 64} |",
         "not from a git checkout",
         "model.onnx 2.0e-07",
         "**Not for clinical use.**",

@@ -1,11 +1,12 @@
+import dataclasses
 import json
-import types
 
 import numpy as np
 import pytest
 from etils import epath
 
 from cbam_flax import provenance
+from cbam_flax.checkpoint import Restored
 from cbam_flax.export import run_record
 from cbam_flax.predict import schema
 from data_prep.cli import UserError
@@ -51,13 +52,7 @@ def restored(tiny_config, tmp_path):
     (records / "manifest.json").write_text(json.dumps(MANIFEST))
     tiny_config.data_dir = str(tmp_path / "data")
     variables = {"params": {"a": np.arange(3.0), "b": {"c": np.ones((2, 2))}}}
-    return types.SimpleNamespace(
-        config=tiny_config,
-        variables=variables,
-        weights_sha256=provenance.variables_sha256(variables),
-        step=40,
-        fingerprint={"train": "ab", "validation": "cd"},
-    )
+    return Restored(tiny_config, None, variables, 40, {"train": "ab", "validation": "cd"})
 
 
 @pytest.fixture
@@ -114,6 +109,17 @@ def test_without_an_evaluation_the_bundle_says_that_it_is_not_calibrated(workdir
     assert run_record.read_run(str(workdir), restored).metrics is None
     with pytest.raises(UserError, match=r"elsewhere.metrics\.json cannot be read"):
         run_record.read_run(str(workdir), restored, "elsewhere")
+
+
+def test_the_models_before_are_in_the_bundle_without_paths(workdir, restored):
+    assert "ancestors" not in run_record.describe(run_record.read_run(str(workdir), restored))
+    restored.config.init.from_run = "/home/somebody/parent"
+    ancestors = [{"weights_sha256": "0" * 64, "dataset": "rsna", "step": 7}]
+    tuned = dataclasses.replace(restored, ancestors=ancestors)
+    described = run_record.describe(run_record.read_run(str(workdir), tuned))
+    assert described["ancestors"] == ancestors
+    assert described["config"]["init"]["from_run"] == "0" * 64
+    assert "somebody" not in json.dumps(described)
 
 
 @pytest.mark.parametrize(
