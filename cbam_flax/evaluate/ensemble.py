@@ -60,7 +60,7 @@ class Ensemble:
         """As `predict_split`, with the combined logit; and the members' own logits (m, N)."""
         found = [self._predict(member, split, batch_size) for member in self.members]
         logits = np.stack([each["logit"] for each in found])
-        logit = combined(logits, self.combine)
+        logit = np.round(combined(logits, self.combine), LOGIT_DECIMALS)
         return found[0] | {"logit": logit, "probability": scipy.special.expit(logit)}, logits
 
     def _predict(self, member: checkpoint.Restored, split: Split, batch_size: int) -> Predictions:
@@ -69,7 +69,8 @@ class Ensemble:
         )
         found = predict()
         if self.tta:
-            found["logit"] = combined(np.stack([found["logit"], predict(flip=True)["logit"]]))
+            views = np.stack([found["logit"], predict(flip=True)["logit"]])
+            found["logit"] = np.round(combined(views), LOGIT_DECIMALS)
         return found
 
 
@@ -107,20 +108,15 @@ def load(
 
 
 def combined(logits: np.ndarray, combine: str = "logit") -> np.ndarray:
-    """One logit of several (m, ...): their mean, or the logit of their mean probability.
-
-    Rounded as `predict_split` rounds.
-    """
+    """One logit of several (m, ...): their mean, or the logit of their mean probability."""
     if len(logits) == 1:
         return logits[0]
     if combine == "logit":
-        mean = logits.mean(axis=0)
-    else:  # the mean of probabilities, which are 0 or 1 in float64 where logits are extreme
-        log = scipy.special.log_expit
-        mean = scipy.special.logsumexp(log(logits), axis=0) - scipy.special.logsumexp(
-            log(-logits), axis=0
-        )
-    return np.round(mean, LOGIT_DECIMALS)
+        return logits.mean(axis=0)
+    # By logarithms, since the probabilities of extreme logits are 0 or 1.
+    of_classes = (scipy.special.log_expit(sign * logits) for sign in (1, -1))
+    positive, negative = (scipy.special.logsumexp(each, axis=0) for each in of_classes)
+    return positive - negative
 
 
 def spread(logits: np.ndarray, fitted: Calibration) -> np.ndarray:
@@ -129,7 +125,7 @@ def spread(logits: np.ndarray, fitted: Calibration) -> np.ndarray:
     Each member's probability is by the ensemble's own calibration. The deviation is that of these
     members (divided by m), not an estimate for others.
     """
-    return fitted.probability(logits).std(axis=0)
+    return np.std([fitted.probability(each) for each in logits], axis=0)
 
 
 def described(metrics: Mapping[str, Any]) -> str:

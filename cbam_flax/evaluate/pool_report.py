@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cbam_flax.evaluate import patients
-from cbam_flax.evaluate.page import interval, leaves, page, picture, table, text
+from cbam_flax.evaluate.html_page import flatten, page, picture, table, text, unbroken
 from cbam_flax.evaluate.report import CURVES, NAMES
 
 
@@ -21,7 +21,7 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         "auroc_mean_of_folds": "mean of the AUROCs within the folds",
     }
     figures = [
-        (names.get(name, name), interval(figure), _deviation(metrics, name))
+        (names.get(name, name), unbroken(figure), _deviation(metrics, name))
         for name, figure in metrics.items()
         if isinstance(figure, dict) and figure.keys() == {"value", "low", "high"}
     ]
@@ -29,7 +29,7 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         (
             *(str(run[key]) for key in ("run", "fold", "seed")),
             f"{run['n_positive']:,} / {run['n']:,}",
-            interval(run["auroc"]),
+            unbroken(run["auroc"]),
             f"{run['threshold']:.3f}",
         )
         for run in of["runs"]
@@ -56,7 +56,7 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         "</div><h2>Runs</h2>",
         table(("run", "fold", "seed", "positive / images", "AUROC", "threshold"), runs),
         "<h2>Provenance</h2><div class=long>",
-        table(("", ""), leaves(metrics["provenance"])),
+        table(("", ""), flatten(metrics["provenance"])),
         "</div><p class=small>Research only. Not a medical device.</p>",
     ]
     return page(title, parts)

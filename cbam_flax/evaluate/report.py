@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from cbam_flax.evaluate import ensemble, patients
-from cbam_flax.evaluate.page import interval as _shown
-from cbam_flax.evaluate.page import leaves as _flatten
-from cbam_flax.evaluate.page import page
-from cbam_flax.evaluate.page import picture as _picture
-from cbam_flax.evaluate.page import table as _table
-from cbam_flax.evaluate.page import text as _text
+from cbam_flax.evaluate.html_page import flatten as _flatten
+from cbam_flax.evaluate.html_page import page
+from cbam_flax.evaluate.html_page import picture as _picture
+from cbam_flax.evaluate.html_page import table as _table
+from cbam_flax.evaluate.html_page import text as _text
+from cbam_flax.evaluate.html_page import unbroken as _shown
 from cbam_flax.folds import division
 
 # File, heading, and alternative text.

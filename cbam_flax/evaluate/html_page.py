@@ -1,4 +1,4 @@
-"""The parts of a self-contained HTML page: its frame, tables, pictures and figures."""
+"""The parts of a self-contained HTML page."""
 
 import base64
 import html
@@ -27,7 +27,7 @@ vertical-align:top}
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """The whole page, with the parts as its body."""
+    """The page of these parts, which are HTML; the title is text."""
     return (
         "<!doctype html><html lang=en><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width,initial-scale=1'>"
@@ -36,13 +36,14 @@ def page(title: str, parts: Iterable[str]) -> str:
     )
 
 
-def interval(figure: Mapping[str, float | None]) -> str:
+def unbroken(figure: Mapping[str, float | None]) -> str:
     """As in `plots.shown`, with the interval unbroken."""
-    unbroken = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
-    return shown(figure).replace(" to ", unbroken).replace("-", "\N{MINUS SIGN}")
+    to = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
+    return shown(figure).replace(" to ", to).replace("-", "\N{MINUS SIGN}")
 
 
 def picture(pictures: Mapping[str, bytes], name: str, heading: str, alt: str) -> str:
+    """The picture with its heading, or nothing where it was not drawn."""
     if name not in pictures:
         return ""
     data = base64.b64encode(pictures[name]).decode()
@@ -53,6 +54,7 @@ def picture(pictures: Mapping[str, bytes], name: str, heading: str, alt: str) ->
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose cells are text; the first of each row is its heading."""
     first = "".join(f"<th scope=col>{text(cell)}" for cell in head) if any(head) else ""
     body = "".join(
         f"<tr><th scope=row>{text(row[0])}" + "".join(f"<td>{text(cell)}" for cell in row[1:])
@@ -61,16 +63,17 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f"<div class=scroll><table>{first and f'<tr>{first}'}{body}</table></div>"
 
 
-def text(value: Any) -> str:
-    return html.escape(str(value))
-
-
-def leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """The values of nested mappings with their dotted names, as rows of a table."""
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """The leaves of nested mappings by dotted path, as rows of a table."""
     rows = []
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            rows += leaves(value, f"{prefix}{name}.")
+            rows += flatten(value, f"{prefix}{name}.")
         else:
             rows.append((prefix + name, str(value)))
     return rows
+
+
+def text(value: Any) -> str:
+    """The value as HTML shows it literally."""
+    return html.escape(str(value))
