@@ -43,6 +43,16 @@ class Ensemble:
         return hashes[0] if len(hashes) == 1 else provenance.sha256_of_json([hashes, self.combine])
 
     @property
+    def step(self) -> int:
+        """Of the first member."""
+        return self.members[0].step
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Of the data, which the members share."""
+        return self.members[0].fingerprint
+
+    @property
     def description(self) -> dict[str, Any]:
         """`ensemble` and `tta` as metrics.json and bundle.json have them, where they apply."""
         members = [
