@@ -110,9 +110,8 @@ def load(
         ):
             if value != first:
                 raise UserError(
-                    f"{workdirs[0]} and {workdir} have different {what}, so no image is unseen by "
-                    f"both or none means the same to them; an ensemble needs runs of one data "
-                    f"set, split and image size"
+                    f"{workdirs[0]} and {workdir} have different {what}; an ensemble needs runs of "
+                    f"one data set, split and image size, so that an image is unseen by all"
                 )
     return Ensemble(members, combine, tta)
 

@@ -165,8 +165,8 @@ def _read(workdirs: Sequence[str], name: str) -> list[Run]:
         for what, key in (("data", "prepared_sha256"), ("number of folds", "folds")):
             if run.metrics["data"]["fold"][key] != first.metrics["data"]["fold"][key]:
                 raise UserError(
-                    f"{first.workdir} and {run.workdir} have another {what}; pool the folds of one "
-                    f"division of one data set"
+                    f"{first.workdir} and {run.workdir} differ in the {what}; pool the folds of "
+                    f"one division of one data set"
                 )
     if first.metrics["split"] != "test":
         raise UserError(
