@@ -62,7 +62,7 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         f"{metrics['n_positive']:,} positive ({prevalence:.1%}). In brackets: the 95 % "
         f"interval from {metrics['bootstrap']['resamples']:,} resamples of "
         f"{metrics['bootstrap']['unit']}.</p>",
-        f"<p>{_text(ensemble.described(metrics))}</p>",
+        f"<p>{_text(scored)}</p>" if (scored := ensemble.described(metrics)) else "",
         *(f"<p class=warning>{_text(warning)}</p>" for warning in metrics["warnings"]),
         "<h2>Metrics</h2>",
         _figures(metrics),

@@ -64,8 +64,9 @@ def evaluate_workdir(
         What metrics.json holds; empty on all processes but the first.
 
     Raises:
-        UserError: no such run, checkpoint or data, data other than what the run was trained on, or
-            a folder in which files of somebody else are in the way.
+        UserError: no such run, checkpoint or data, data other than what the run was trained on,
+            runs that cannot score together, or a folder in which files of somebody else are in the
+            way.
     """
     from etils import epath
 
