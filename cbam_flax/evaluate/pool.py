@@ -7,7 +7,6 @@ models are on one scale only as far as the calibration brings them there, so the
 of the AUROCs within the folds. Calls are made at each run's own threshold.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from cbam_flax.evaluate import (
     analysis,
     bootstrap,
     compare,
-    distinct,
+    fold_runs,
     folder,
     patients,
     pictures,
@@ -26,9 +25,8 @@ from cbam_flax.evaluate import (
     seeds,
     statistics,
 )
-from cbam_flax.evaluate.calibration import Calibration
+from cbam_flax.evaluate.fold_runs import Run
 from cbam_flax.evaluate.predict_split import Predictions
-from data_prep.cli import UserError
 from data_prep.manifest import SYNTHETIC_WARNING
 
 FIGURES = (
@@ -36,22 +34,6 @@ FIGURES = (
     *("ppv", "npv", "f1", "accuracy"),
 )
 MEAN_OF_FOLDS = "auroc_mean_of_folds"
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """An evaluated run of a fold.
-
-    Attributes:
-        predictions: also `fold`, `run` (the name of the folder), `threshold`, and `calibrated`,
-            the logit of the calibrated probability.
-    """
-
-    workdir: str
-    fold: int
-    seed: int
-    metrics: dict[str, Any]
-    predictions: Predictions
 
 
 def pool(
@@ -80,8 +62,8 @@ def pool(
     target = epath.Path(out) if out else epath.Path(workdirs[0]).parent / f"pooled-{name}"
     inputs = [epath.Path(workdir) / "evaluation" / name for workdir in workdirs]
     folder.check(target, inputs)
-    runs = _read(workdirs, name)
-    replicates = _replicates(runs)
+    runs = fold_runs.read(workdirs, name)
+    replicates = fold_runs.replicates_of(runs)
     whole = replicates[0]
     metrics = {
         "schema": 1,
@@ -134,86 +116,6 @@ def conclusion(metrics: Mapping[str, Any]) -> list[str]:
         *([f"warning: {text}" for text in metrics["warnings"]] or ["warnings: none"]),
         f"report: {metrics['report']}",
     ]
-
-
-def _read(workdirs: Sequence[str], name: str) -> list[Run]:
-    """The runs by fold and seed, whose evaluations belong together."""
-    from etils import epath
-
-    distinct.refuse_repeats(workdirs, [distinct.resolved(w) for w in workdirs], "one folder")
-    runs = []
-    for workdir in workdirs:
-        metrics, found = folder.read(epath.Path(workdir) / "evaluation" / name)
-        of_fold, config = metrics["data"].get("fold"), metrics["provenance"]["config"]
-        if not of_fold:
-            raise UserError(
-                f"{workdir} was not trained and evaluated on a fold; give runs that were trained "
-                f"with --config.folds and --config.fold, and evaluations of their own data"
-            )
-        fitted = Calibration(**metrics["calibration"])
-        count = len(found["label"])
-        found |= {
-            "calibrated": fitted.scale * found["logit"] + fitted.bias,
-            "threshold": np.full(count, fitted.threshold),
-            "fold": np.full(count, of_fold["fold"]),
-            "run": np.full(count, _name(workdir)),
-        }
-        found = patients.with_known_patients(found, metrics["data"]["split_scheme"])
-        runs.append(Run(workdir, of_fold["fold"], config["seed"], metrics, found))
-    first = runs[0]
-    for run in runs[1:]:
-        for what, key in (("data", "prepared_sha256"), ("number of folds", "folds")):
-            if run.metrics["data"]["fold"][key] != first.metrics["data"]["fold"][key]:
-                raise UserError(
-                    f"{first.workdir} and {run.workdir} differ in the {what}; pool the folds of "
-                    f"one division of one data set"
-                )
-    if first.metrics["split"] != "test":
-        raise UserError(
-            f"the evaluation {name} is of the {first.metrics['split']} split, which is in several "
-            f"folds; pool evaluations of the test split"
-        )
-    weights = [run.metrics["provenance"].get("weights_sha256") for run in runs]
-    distinct.refuse_repeats(workdirs, weights, "the same weights")
-    ignored = {*compare.NOT_A_DIFFERENCE, "fold"}
-    configs = [run.metrics["provenance"]["config"] for run in runs]
-    named = compare.names(workdirs, configs, ignored)
-    if len(set(named)) > 1:
-        raise UserError(
-            f"the runs have different configs ({'; '.join(sorted(set(named)))}); pool runs that "
-            f"differ in fold and seed only"
-        )
-    keys = [(run.fold, run.seed) for run in runs]
-    distinct.refuse_repeats(workdirs, keys, "one fold and one seed")
-    return sorted(runs, key=lambda run: (run.fold, run.seed))
-
-
-def _name(workdir: str) -> str:
-    return distinct.resolved(workdir).rpartition("/")[2]
-
-
-def _replicates(runs: Sequence[Run]) -> list[Predictions]:
-    """Every image once, for each of the runs that a fold has."""
-    by_fold: dict[int, list[Run]] = {}
-    for run in runs:
-        by_fold.setdefault(run.fold, []).append(run)
-    if len({len(members) for members in by_fold.values()}) > 1:
-        counts = ", ".join(f"{len(members)} of fold {fold}" for fold, members in by_fold.items())
-        raise UserError(
-            f"the folds have different numbers of runs ({counts}); give as many of each"
-        )
-    replicates = []
-    for members in zip(*by_fold.values(), strict=True):
-        columns = [run.predictions for run in members]
-        whole = {key: np.concatenate([each[key] for each in columns]) for key in columns[0]}
-        replicates.append(whole)
-    first = replicates[0]
-    if len(np.unique(first["image_id"])) < len(first["image_id"]):
-        raise UserError("an image is in the test split of two folds; train the folds again")
-    for each in replicates[1:]:
-        if not all(np.array_equal(each[key], first[key]) for key in ("image_id", "label")):
-            raise UserError("runs of one fold judged different images; evaluate them again")
-    return replicates
 
 
 def _figures(replicates: Sequence[Predictions], resamples: int, seed: int) -> dict[str, Any]:
@@ -283,7 +185,7 @@ def _description(runs: Sequence[Run], replicates: int) -> dict[str, Any]:
         "over": "patients and seeds" if replicates > 1 else compare.ONE_SEED,
         "runs": [
             {
-                "run": _name(run.workdir),
+                "run": str(run.predictions["run"][0]),
                 "fold": run.fold,
                 "seed": run.seed,
                 "threshold": run.metrics["threshold"],

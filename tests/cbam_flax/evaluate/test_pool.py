@@ -124,13 +124,18 @@ def test_missing_folds_and_the_warnings_of_the_runs_are_told(write_fold):
         ({"data": "other"}, "differ in the data"),
         ({"folds": 3}, "differ in the number of folds"),
         ({"model.head": "gap"}, "different configs .*model.head=gap"),
-        ({"split": "validation"}, "of the validation split"),
+        ({"split": "validation"}, "differ in the split"),
     ],
 )
 def test_runs_that_do_not_belong_together_are_refused(write_fold, change, words):
     runs = [write_fold(1, **change), write_fold(0)]
     with pytest.raises(UserError, match=words):
         pool.pool(runs, resamples=50)
+
+
+def test_only_the_test_split_is_in_one_fold_alone(write_fold):
+    with pytest.raises(UserError, match="of the train split, whose images are in several folds"):
+        pool.pool([write_fold(0, split="train")])
 
 
 def test_a_run_counts_once_and_every_fold_alike(write_fold):
