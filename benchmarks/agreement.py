@@ -39,7 +39,7 @@ def main() -> None:
     squares = np.stack([image.square for image in read])
     restored = load_for_inference(arguments.workdir, bundle["fingerprints"]["checkpoint"]["step"])
     images = squares[..., None].astype(np.float32) / 255
-    expected = training_code(restored.model, restored.variables, bundle["calibration"], images)[
+    expected = training_code([(restored.model, restored.variables)], bundle["calibration"], images)[
         "probability"
     ]
     print(f"{len(read)} images, probabilities {expected.min():.3f} to {expected.max():.3f}")

@@ -73,7 +73,7 @@ def manifest_of_fold(
     folds: int,
     fold: int,
 ) -> dict[str, Any]:
-    """The manifest with the splits of a fold, and `fold`, which says that it is one.
+    """The manifest with the splits of a fold, and `fold`: which one, and a hash of the whole data.
 
     A split's `content_sha256` is over the hashes of all prepared splits, the fold, and the ids in
     it, so it changes with any of them.
@@ -95,7 +95,9 @@ def manifest_of_fold(
                 json.dumps(content, sort_keys=True).encode()
             ).hexdigest(),
         } | by_finding(label)
-    return {**manifest, "splits": splits, "fold": {"fold": fold, "folds": folds}}
+    whole = hashlib.sha256(json.dumps(prepared, sort_keys=True).encode()).hexdigest()
+    of_fold = {"fold": fold, "folds": folds, "prepared_sha256": whole}
+    return {**manifest, "splits": splits, "fold": of_fold}
 
 
 def division(data: Mapping[str, Any]) -> str:

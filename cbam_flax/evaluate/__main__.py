@@ -15,6 +15,9 @@ from data_prep.files import folders
 EXAMPLE = """examples:
   python -m cbam_flax.evaluate --workdir=runs/rsna --split=test
   python -m cbam_flax.evaluate --workdir=runs/rsna --data_dir=other --criterion=sensitivity=0.95
+  python -m cbam_flax.evaluate --workdir=runs/rsna --tta=flip
+  python -m cbam_flax.evaluate --ensemble runs/rsna-0 runs/rsna-1 runs/rsna-2
+  python -m cbam_flax.evaluate --pool runs/fold0 runs/fold1 runs/fold2 --out=runs/pooled
   python -m cbam_flax.evaluate --compare runs/cbam-0 runs/cbam-1 runs/none-0 runs/none-1
 """
 
@@ -29,6 +32,34 @@ def main() -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--workdir", help="folder of the run")
     what.add_argument("--compare", nargs="+", help="folders of evaluated runs")
+    what.add_argument(
+        "--ensemble",
+        nargs="+",
+        metavar="RUN",
+        help="runs that score together; results in RUN/evaluation/ensemble-NAME of the first",
+    )
+    what.add_argument(
+        "--pool",
+        nargs="+",
+        metavar="RUN",
+        help="evaluated runs of the folds of one data set: every image judged once",
+    )
+    parser.add_argument(
+        "--combine",
+        choices=("logit", "probability"),
+        help="what --ensemble takes the mean of, as in --combine=probability (default: logit)",
+    )
+    parser.add_argument(
+        "--tta",
+        choices=("flip",),
+        help="test-time augmentation, as in --tta=flip: the mean logit of the image and its mirror "
+        "image",
+    )
+    parser.add_argument(
+        "--out",
+        help="folder for --pool, as in --out=runs/pooled (default: pooled-NAME beside the first "
+        "run)",
+    )
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the best)")
     parser.add_argument("--data_dir", help="other prepared data: external validation")
@@ -58,21 +89,41 @@ def main() -> None:
     )
     parser.add_argument("--batch_size", type=_count, help="images per call; changes no metric")
     args = parser.parse_args()
+    _check_together(args)
     if args.name is not None:
         folders.check_name(args.name)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     # Here, so that --help and a wrong flag return at once.
-    from cbam_flax.evaluate import compare, run
+    from cbam_flax.evaluate import compare, pool, run
 
     logging.set_verbosity(logging.ERROR)  # orbax warns about what is intended
     if args.compare:
         print(compare.markdown(compare.compare(args.compare, args.name or args.split)))
         return
+    if args.pool:
+        for line in pool.conclusion(pool.pool(args.pool, args.name or args.split, args.out)):
+            print(line)
+        return
     given = {key: value for key, value in vars(args).items() if value is not None}
+    if args.ensemble:
+        given["workdir"], *given["with_runs"] = given.pop("ensemble")
     metrics = run.evaluate_workdir(**given)
-    for line in run.conclusion(args.workdir, metrics):
+    for line in run.conclusion(given["workdir"], metrics):
         print(line)
+
+
+def _check_together(args: argparse.Namespace) -> None:
+    """Refuses flags that what is asked for would ignore."""
+    for flag, needed, is_there in (
+        ("out", "--pool", args.pool),
+        ("combine", "--ensemble", args.ensemble),
+        ("tta", "--workdir or --ensemble", args.workdir or args.ensemble),
+    ):
+        if getattr(args, flag) is not None and not is_there:
+            raise cli.UserError(f"--{flag} is for {needed} only; leave it out")
+    if args.ensemble and len(args.ensemble) < 2:
+        raise cli.UserError("--ensemble needs at least two runs; for one give --workdir")
 
 
 def _count(text: str) -> int:

@@ -1,14 +1,13 @@
 """Several evaluated runs side by side, on the same images and the same resamples of patients."""
 
 import itertools
-import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from cbam_flax.config import FREE_ON_RESUME, flatten, stored_config
-from cbam_flax.evaluate import bootstrap, folder, seeds, statistics
+from cbam_flax.evaluate import bootstrap, distinct, folder, seeds, statistics
 from cbam_flax.evaluate.patients import with_known_patients
 from cbam_flax.evaluate.plots import shown
 from data_prep.cli import UserError
@@ -41,7 +40,9 @@ def compare(
     """
     from etils import epath
 
-    _refuse_repeats(workdirs, [_resolved(workdir) for workdir in workdirs], "one folder")
+    distinct.refuse_repeats(
+        workdirs, [distinct.resolved(workdir) for workdir in workdirs], "one folder"
+    )
     found = [folder.read(epath.Path(w) / "evaluation" / name) for w in workdirs]
     runs = [
         (metrics, with_known_patients(predictions, metrics["data"]["split_scheme"]))
@@ -57,11 +58,13 @@ def compare(
                 )
     sources = [metrics["provenance"] for metrics, _ in runs]
     weights = [source.get("weights_sha256") for source in sources]  # not in older evaluations
-    _refuse_repeats(workdirs, weights, "the same weights")
+    distinct.refuse_repeats(workdirs, weights, "the same weights")
     configs = [source["config"] for source in sources]
-    named = _names(workdirs, configs)
+    named = names(workdirs, configs)
     seed_of = [config["seed"] for config in configs]
-    _refuse_repeats(workdirs, list(zip(named, seed_of, strict=True)), "one config and one seed")
+    distinct.refuse_repeats(
+        workdirs, list(zip(named, seed_of, strict=True)), "one config and one seed"
+    )
 
     label, patient = first["label"], first["patient_id"]
     of_runs = [
@@ -166,28 +169,16 @@ def _shown_p(p: float | None) -> str:
     return "-" if p is None else "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
-def _resolved(workdir: str) -> str:
-    return workdir.rstrip("/") if "://" in workdir else os.path.realpath(workdir)
-
-
-def _refuse_repeats(workdirs: Sequence[str], keys: Sequence[Any], why: str) -> None:
-    """Raises UserError for two runs with the same key; None is unknown, and never the same."""
-    seen: dict[Any, str] = {}
-    for workdir, key in zip(workdirs, keys, strict=True):
-        if key is not None and key in seen:
-            raise UserError(
-                f"{seen[key]} and {workdir} are the same run ({why}), which would count as two "
-                f"seeds; name each run once"
-            )
-        seen[key] = workdir
-
-
-def _names(workdirs: Sequence[str], of_runs: Sequence[dict[str, Any]]) -> list[str]:
+def names(
+    workdirs: Sequence[str],
+    of_runs: Sequence[dict[str, Any]],
+    ignored: Collection[str] = NOT_A_DIFFERENCE,
+) -> list[str]:
     """Each config by the keys in which they differ, except the seed and where it ran."""
     configs = []
     for workdir, config in zip(workdirs, of_runs, strict=True):
         leaves = flatten(stored_config(config, f"the evaluated config of {workdir}"))
-        configs.append({k: v for k, v in leaves.items() if k not in NOT_A_DIFFERENCE})
+        configs.append({k: v for k, v in leaves.items() if k not in ignored})
     keys = sorted(set().union(*configs))
     differing = [key for key in keys if len({str(config.get(key)) for config in configs}) > 1]
     return [

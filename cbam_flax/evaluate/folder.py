@@ -18,8 +18,14 @@ from data_prep.files import csv_files, folders, unmarked_folder
 from data_prep.files.text_files import read_json
 
 COLUMNS = ("image_id", "patient_id", "label", "probability", "logit", *FURTHER_COLUMNS)
+FURTHER = ("spread", "fold", "run")  # columns that only some predictions have
 EVALUATE_AGAIN = "run cbam_flax.evaluate again, under another --name or with that moved away"
 NUMBERS = {"label": np.int64, "probability": np.float64, "logit": np.float64}
+
+
+def default_name(split: str, *, members: int = 1, tta: str | None = None) -> str:
+    """Of the folder: `test`, or for what is not one plain run `ensemble-test`, `test-flip`."""
+    return "ensemble-" * (members > 1) + split + (f"-{tta}" if tta else "")
 
 
 def check(folder: Any, inputs: Iterable[Any] = ()) -> None:
@@ -49,10 +55,11 @@ def write(
     """
     known = np.where(predictions["patient_known"], predictions["patient_id"], "")
     written = {**predictions, "patient_id": known}
-    rows = zip(*(_cells(name, written[name]) for name in COLUMNS), strict=True)
+    names = (*COLUMNS, *(name for name in FURTHER if name in written))
+    rows = zip(*(_cells(name, written[name]) for name in names), strict=True)
     with folders.writing(folder, **_output()) as draft:
         (draft / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-        csv_files.write(draft / "predictions.csv", COLUMNS, rows)
+        csv_files.write(draft / "predictions.csv", names, rows)
         for name, data in drawn.items():
             (draft / f"{name}.png").write_bytes(data)
         (draft / "report.html").write_text(page)
@@ -117,13 +124,16 @@ def read_metrics(folder: Any) -> dict[str, Any]:
     return metrics
 
 
-def calibrations(workdir: Any, weights_sha256: str) -> dict[str, Calibration]:
+def calibrations(
+    workdir: Any, weights_sha256: str, tta: str | None = None
+) -> dict[str, Calibration]:
     """By the name of the evaluation, the calibrations of a model with these very weights.
 
     What cannot be read is left out: it is fitted again.
 
     Args:
         workdir: an epath.Path.
+        tta: of the evaluations, as `ensemble.Ensemble` has it.
     """
     found = {}
     for path in sorted((workdir / "evaluation").glob("*/metrics.json")):
@@ -131,7 +141,8 @@ def calibrations(workdir: Any, weights_sha256: str) -> dict[str, Calibration]:
             metrics = read_metrics(path.parent)
         except UserError:
             continue
-        if metrics["provenance"].get("weights_sha256") == weights_sha256:
+        made_by = (metrics["provenance"].get("weights_sha256"), metrics.get("tta"))
+        if made_by == (weights_sha256, tta):
             found[path.parent.name] = Calibration(**metrics["calibration"])
     return found
 
@@ -173,7 +184,7 @@ def _output() -> dict[str, Any]:
 
 def _cells(name: str, column: np.ndarray) -> list[Any]:
     """Numbers stay numbers, so that a negative logit is not taken for text."""
-    if name == "probability":
+    if name in ("probability", "spread"):
         return [f"{value:.8f}" for value in column]
     if np.issubdtype(column.dtype, np.number):
         return ["" if np.isnan(value) else value for value in column]

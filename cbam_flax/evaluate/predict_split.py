@@ -32,6 +32,8 @@ def predict_split(
     split: Split,
     batch_size: int,
     mesh: Mesh | None = None,
+    *,
+    flip: bool = False,
 ) -> Predictions:
     """Logits of every image of the split, once each, with the split's columns, in its order.
 
@@ -44,6 +46,7 @@ def predict_split(
     Args:
         variables: `params` and `batch_stats`, anywhere on the devices of `mesh` or on the host.
         mesh: by default all devices.
+        flip: every image is mirrored, left to right.
 
     Raises:
         UserError: logits that are not finite.
@@ -71,7 +74,7 @@ def predict_split(
         for start in range(0, len(split), batch_size):
             images = np.zeros(shape, np.uint8)
             chosen = split.images[start : start + batch_size]
-            images[: len(chosen)] = chosen
+            images[: len(chosen)] = chosen[..., ::-1] if flip else chosen
             batch = jax.make_array_from_callback(shape, sharding, images.__getitem__)
             pending.append(forward(variables, batch))
             if len(pending) > 1:  # read one batch while the next is computed

@@ -3,14 +3,17 @@
 The pictures are the folder's PNG files, inlined; the rest comes from metrics.json.
 """
 
-import base64
-import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cbam_flax import lineage
-from cbam_flax.evaluate import patients
-from cbam_flax.evaluate.plots import shown
+from cbam_flax.evaluate import ensemble, patients
+from cbam_flax.evaluate.html_page import flatten as _flatten
+from cbam_flax.evaluate.html_page import page
+from cbam_flax.evaluate.html_page import picture as _picture
+from cbam_flax.evaluate.html_page import table as _table
+from cbam_flax.evaluate.html_page import text as _text
+from cbam_flax.evaluate.html_page import unbroken as _shown
 from cbam_flax.folds import division
 
 # File, heading, and alternative text.
@@ -42,24 +45,6 @@ FIGURES = (
     "sensitivity", "specificity", "ppv", "npv", "f1", "accuracy",
 )  # fmt: skip
 
-STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;color:#111;background:#fff;max-width:72rem;
-margin:auto;padding:1rem}
-h1{font-size:1.4rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
-h3{font-size:1rem;margin:1.2rem 0 .3rem}
-.headline{font-size:1.7rem;font-weight:700;line-height:1.2}
-.warning{border-left:.4rem solid #D55E00;background:#fff4ec;padding:.5rem .8rem;margin:.5rem 0}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1rem}
-figure{margin:0;break-inside:avoid}img{max-width:min(100%,44rem);height:auto}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #ccc;
-vertical-align:top}
-.long td{overflow-wrap:anywhere;font-size:.8rem}small,.small{color:#555}
-@media (max-width:40rem){table{font-size:.85rem}th,td{padding-right:.5rem}}
-@media print{body{max-width:none;font-size:11px}h2,h3{break-after:avoid}
-.scroll{break-inside:avoid}img{max-height:22cm;max-width:100%}}
-"""
-
 
 def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     """The page.
@@ -72,13 +57,13 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     title = f"{drawn}{metrics['dataset']}, {metrics['split']}"
     prevalence = metrics["n_positive"] / metrics["n"]
     parts = [
-        "<p class=small>Research only. Not a medical device.</p>",
         f"<h1>{_text(title)}</h1>",
         _headline(metrics),
         f"<p>{metrics['n']:,} images of {patients.described(metrics)}, "
         f"{metrics['n_positive']:,} positive ({prevalence:.1%}). In brackets: the 95 % "
         f"interval from {metrics['bootstrap']['resamples']:,} resamples of "
         f"{metrics['bootstrap']['unit']}.</p>",
+        f"<p>{_text(scored)}</p>" if (scored := ensemble.described(metrics)) else "",
         *(f"<p class=warning>{_text(warning)}</p>" for warning in metrics["warnings"]),
         "<h2>Metrics</h2>",
         _figures(metrics),
@@ -96,12 +81,7 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         "<h2>Provenance</h2>",
         _provenance(metrics),
     ]
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width,initial-scale=1'>"
-        f"<title>{_text(title)}</title><link rel=icon href='data:,'><style>{STYLE}</style>"
-        f"<body>{''.join(parts)}</body></html>\n"
-    )
+    return page(title, parts)
 
 
 def _headline(metrics: Mapping[str, Any]) -> str:
@@ -239,46 +219,5 @@ def _provenance(metrics: Mapping[str, Any]) -> str:
     )
 
 
-def _shown(figure: Mapping[str, float | None]) -> str:
-    """As in `plots.shown`, with the interval unbroken."""
-    unbroken = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
-    return shown(figure).replace(" to ", unbroken).replace("-", "\N{MINUS SIGN}")
-
-
-def _picture(pictures: Mapping[str, bytes], name: str, heading: str, alt: str) -> str:
-    if name not in pictures:
-        return ""
-    data = base64.b64encode(pictures[name]).decode()
-    return (
-        f"<figure><h3>{heading}</h3>"
-        f"<img alt='{heading}: {html.escape(alt)}' src='data:image/png;base64,{data}'></figure>"
-    )
-
-
 def _short(figure: Mapping[str, float | None]) -> str:
     return "undefined" if figure["value"] is None else f"{figure['value']:.2f}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    first = "".join(f"<th scope=col>{_text(cell)}" for cell in head) if any(head) else ""
-    body = "".join(
-        f"<tr><th scope=row>{_text(row[0])}" + "".join(f"<td>{_text(cell)}" for cell in row[1:])
-        for row in rows
-    )
-    return f"<div class=scroll><table>{first and f'<tr>{first}'}{body}</table></div>"
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows = []
-    for name, value in tree.items():
-        if isinstance(value, list) and value and isinstance(value[0], Mapping):
-            value = {str(number): each for number, each in enumerate(value, start=1)}
-        if isinstance(value, Mapping):
-            rows += _flatten(value, f"{prefix}{name}.")
-        else:
-            rows.append((prefix + name, str(value)))
-    return rows
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))

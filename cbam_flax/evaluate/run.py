@@ -12,6 +12,7 @@ from cbam_flax.evaluate import (
     analysis,
     bootstrap,
     calibration,
+    ensemble,
     localisation,
     pictures,
     plots,
@@ -19,7 +20,7 @@ from cbam_flax.evaluate import (
 )
 from cbam_flax.evaluate import folder as evaluation_folder
 from cbam_flax.evaluate.patients import with_known_patients
-from cbam_flax.evaluate.predict_split import Predictions, predict_split
+from cbam_flax.evaluate.predict_split import Predictions
 from cbam_flax.input_pipeline import Split, load_split
 from data_prep.cli import UserError
 from data_prep.files import folders
@@ -41,23 +42,31 @@ def evaluate_workdir(
     resamples: int = bootstrap.RESAMPLES,
     explained: int = EXPLAINED,
     batch_size: int | None = None,
+    with_runs: Sequence[str] = (),
+    combine: str = "logit",
+    tta: str | None = None,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint of a run and writes its evaluation folder.
 
     Args:
         data_dir, dataset: other prepared data than the run's, for external validation.
         step: of the checkpoint; by default the best by validation AUROC.
-        name: of the folder; by default the split, with the data set before it where external.
+        name: of the folder; by default the split, with the data set before it where external
+            (see `folder.default_name` for ensembles).
         criterion: of the operating point (see `calibration.fit`); by default that of these
             weights' evaluation `test`, else youden.
         explained: positive images whose saliency maps are scored against their boxes; 0: no maps.
+            An ensemble has none.
+        with_runs: further runs, which score together with this one; the folder is in this one.
+        combine, tta: as of `ensemble.Ensemble`.
 
     Returns:
         What metrics.json holds; empty on all processes but the first.
 
     Raises:
-        UserError: no such run, checkpoint or data, data other than what the run was trained on, or
-            a folder in which files of somebody else are in the way.
+        UserError: no such run, checkpoint or data, data other than what the run was trained on,
+            runs that cannot score together, or a folder in which files of somebody else are in the
+            way.
     """
     from etils import epath
 
@@ -66,7 +75,9 @@ def evaluate_workdir(
     if criterion:
         calibration.parse_criterion(criterion)  # refused before anything is computed
     folder = epath.Path(workdir)
-    restored = checkpoint.load_for_inference(workdir, step)
+    judged = ensemble.load([workdir, *with_runs], step, combine, tta)
+    restored = judged.members[0]  # the others have the same data
+    explained = 0 if with_runs else explained
     config = restored.config
     own = (config.data_dir, config.dataset)
     given = (data_dir or config.data_dir, dataset or config.dataset)
@@ -74,6 +85,7 @@ def evaluate_workdir(
     external = not _trained_on(restored, evaluated)
     if name is None:
         name = f"{evaluated.manifest['dataset'].replace('/', '-')}-" * external + split
+        name = evaluation_folder.default_name(name, members=len(judged.members), tta=tta)
     target = folder / "evaluation" / name
     records = epath.Path(given[0]) / evaluated.manifest["dataset"]
     evaluation_folder.check(target, [folder / "checkpoints", records])
@@ -81,12 +93,12 @@ def evaluate_workdir(
     if given == own:
         evaluated = load_own(split)
     batch_size = batch_size or config.evaluate.batch_size
-    predict = functools.partial(
-        predict_split, restored.model, restored.variables, batch_size=batch_size
-    )
-    fitted = _calibration(folder, restored, criterion, lambda: predict(load_own("validation")))
-    predictions = predict(evaluated)
+    predict = functools.partial(judged.predict, batch_size=batch_size)
+    fitted = _calibration(folder, judged, criterion, lambda: predict(load_own("validation"))[0])
+    predictions, logits = predict(evaluated)
     predictions["probability"] = fitted.probability(predictions["logit"])
+    if with_runs:
+        predictions["spread"] = ensemble.spread(logits, fitted)
     if jax.process_index() != 0:
         return {}
 
@@ -104,6 +116,7 @@ def evaluate_workdir(
         "split": split,
         "external": external,
         "name": name,
+        **judged.description,
         **analysis.analyse(
             predictions,
             fitted,
@@ -126,7 +139,8 @@ def evaluate_workdir(
             **{key: evaluated.manifest[key] for key in ("fold",) if key in evaluated.manifest},
             "synthetic": is_synthetic(evaluated.manifest),
         },
-        "provenance": evaluation_folder.provenance(restored, evaluated),
+        "provenance": evaluation_folder.provenance(restored, evaluated)
+        | {"weights_sha256": judged.weights_sha256},
     }
     if restored.ancestors:
         before = lineage.read_before(folder, restored.ancestors)
@@ -135,6 +149,8 @@ def evaluate_workdir(
     drawn = pictures.draw(
         metrics, predictions, evaluated, restored, folder, with_maps=explained > 0
     )
+    if with_runs:
+        drawn.pop("training", None)  # of the first run alone
     page = report.render(metrics, drawn)
     evaluation_folder.write(target, metrics, predictions, drawn, page)
     pictures.write_to_tensorboard(folder / "tensorboard", restored.step, name, drawn)
@@ -196,7 +212,7 @@ def _load_own(restored: checkpoint.Restored, data_dir: str, dataset: str, split:
 
 def _calibration(
     folder: Any,
-    restored: checkpoint.Restored,
+    judged: ensemble.Ensemble,
     criterion: str | None,
     validation: Callable[[], Predictions],
 ) -> calibration.Calibration:
@@ -205,9 +221,11 @@ def _calibration(
     Args:
         validation: () -> predictions of the run's validation split, called only where needed.
     """
-    found = evaluation_folder.calibrations(folder, restored.weights_sha256)
-    criterion = criterion or (found["test"].criterion if "test" in found else "youden")
+    found = evaluation_folder.calibrations(folder, judged.weights_sha256, judged.tta)
+    test = evaluation_folder.default_name("test", members=len(judged.members), tta=judged.tta)
+    criterion = criterion or (found[test].criterion if test in found else "youden")
     for fitted in found.values():
         if fitted.criterion == criterion:
             return fitted
-    return calibration.fit(validation(), criterion, step=restored.step, split="validation")
+    step = judged.members[0].step
+    return calibration.fit(validation(), criterion, step=step, split="validation")

@@ -66,10 +66,13 @@ def expected_calibration_error(label: np.ndarray, probability: np.ndarray) -> fl
 def figures_statistic(
     label: np.ndarray,
     probability: np.ndarray,
-    threshold: float,
+    threshold: float | np.ndarray,
     score: np.ndarray | None = None,
 ) -> Statistic:
-    """`figures` as a statistic of weights (r, n); equal to scikit-learn's `sample_weight`."""
+    """`figures` as a statistic of weights (r, n); equal to scikit-learn's `sample_weight`.
+
+    The threshold may be one for each image.
+    """
     curve = curve_statistic(label, probability if score is None else score)
     called = probability >= threshold
     clipped = np.clip(probability, np.finfo(float).eps, 1 - np.finfo(float).eps)

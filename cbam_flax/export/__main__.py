@@ -7,7 +7,9 @@ import pathlib
 
 from data_prep import cli
 
-EXAMPLE = "example:\n  python -m cbam_flax.export --workdir=runs/rsna --out=runs/rsna_bundle"
+EXAMPLE = """examples:
+  python -m cbam_flax.export --workdir=runs/rsna --out=runs/rsna_bundle
+  python -m cbam_flax.export --ensemble runs/rsna-0 runs/rsna-1 --out=runs/ensemble_bundle"""
 
 
 def main() -> None:
@@ -17,14 +19,32 @@ def main() -> None:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", required=True, help="folder of the run")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--workdir", help="folder of the run")
+    what.add_argument(
+        "--ensemble",
+        nargs="+",
+        metavar="RUN",
+        help="runs that score together in one bundle; the evaluation is in the first",
+    )
+    parser.add_argument(
+        "--combine",
+        choices=("logit", "probability"),
+        help="what --ensemble takes the mean of, as in --combine=probability (default: logit)",
+    )
+    parser.add_argument(
+        "--tta",
+        choices=("flip",),
+        help="test-time augmentation, as in --tta=flip: the mean logit of the image and its mirror "
+        "image",
+    )
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the bundle to write")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the best)")
     parser.add_argument(
         "--evaluation",
-        default="test",
         metavar="NAME",
-        help="the evaluation whose calibration, operating point and figures it takes (test)",
+        help="the evaluation whose calibration, operating point and figures it takes (default: "
+        "test, ensemble-test, test-flip or ensemble-test-flip)",
     )
     parser.add_argument(
         *("--sign_with", "--sign-with"),
@@ -33,6 +53,10 @@ def main() -> None:
         help="Ed25519 private key, PEM or OpenSSH; also writes bundle.json.sig",
     )
     arguments = parser.parse_args()
+    if arguments.ensemble and len(arguments.ensemble) < 2:
+        raise cli.UserError("--ensemble needs at least two runs; for one give --workdir")
+    if arguments.combine and not arguments.ensemble:
+        raise cli.UserError("--combine is for --ensemble only; leave it out")
     # The CPU is fast enough, and its float32 arithmetic is the reference.
     os.environ |= {
         "JAX_PLATFORMS": "cpu",
@@ -43,12 +67,16 @@ def main() -> None:
 
     from cbam_flax.export.run import export_workdir
 
+    workdir, *with_runs = arguments.ensemble or [arguments.workdir]
     description = export_workdir(
-        arguments.workdir,
+        workdir,
         arguments.out,
         arguments.step,
         arguments.sign_with,
         arguments.evaluation,
+        with_runs,
+        arguments.combine or "logit",
+        arguments.tta,
     )
     for name, difference in description["verification"]["max_difference"].items():
         files = description["files"].items()
@@ -58,7 +86,8 @@ def main() -> None:
             f"within {difference:.1e} of the training code's probabilities and attention maps"
         )
     step = description["fingerprints"]["checkpoint"]["step"]
-    print(f"bundle of the checkpoint of step {step}: {arguments.out}")
+    of = f"{len(with_runs) + 1} checkpoints" if with_runs else f"the checkpoint of step {step}"
+    print(f"bundle of {of}: {arguments.out}")
 
 
 def command() -> None:

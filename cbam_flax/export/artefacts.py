@@ -2,8 +2,8 @@
 
 import logging
 import pathlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -15,36 +15,75 @@ if TYPE_CHECKING:
 
     from cbam_flax.models.cbam_resnet import CBAMResNet
 
+OUTPUTS = ("probability", "attention", "spread")
+Member: TypeAlias = tuple["CBAMResNet", dict[str, Any]]  # a model and its variables
 PLATFORMS = ("cpu", "cuda", "tpu")
 SOURCE_FOLDERS = r".*/(?=[^/]+/[^/]+$)"  # all but the last: models/attention.py
 
 
 def inference_function(
-    model: "CBAMResNet", variables: dict[str, Any], calibration: dict[str, Any]
+    members: Sequence[Member],
+    calibration: dict[str, Any],
+    combine: str = "logit",
+    tta: str | None = None,
 ) -> Callable[["jax.Array"], dict[str, "jax.Array"]]:
     """What every artefact computes, with the parameters as constants.
 
     The function takes images, float32 (B, S, S, 1) in [0, 1], and returns `probability` (B,) =
     sigmoid(scale * logit + bias) and `attention` (B, h, w), the last block's spatial gate in
-    [0, 1], all zeros with h = w = 1 for a model without one; both float32.
+    [0, 1], all zeros with h = w = 1 for a model without one; both float32. Of several members the
+    logit is combined as `evaluate.ensemble.combined` does it, the gate is the mean (zeros unless
+    all have one), and there is also `spread` (B,) as in `evaluate.ensemble.spread`.
+
+    Args:
+        members: models with their variables.
+        combine, tta: as of `evaluate.ensemble.Ensemble`.
     """
     import jax
     import jax.numpy as jnp
 
     from cbam_flax.models import attention_maps
 
+    def score(member: Member, images: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        logits, maps = attention_maps(*member, images)
+        if tta:
+            flipped, _ = attention_maps(*member, images[:, :, ::-1])
+            logits = (logits + flipped) / 2
+        return logits, maps[max(maps)] if maps else None
+
+    def calibrated(logits: jax.Array) -> jax.Array:
+        return jax.nn.sigmoid(calibration["scale"] * logits + calibration["bias"])
+
     def infer(images: jax.Array) -> dict[str, jax.Array]:
         # Full float32 on GPU and TPU too, where the default would be TF32 or bfloat16 passes.
         with jax.default_matmul_precision("highest"):
-            logits, maps = attention_maps(model, variables, images)
-        gate = maps[max(maps)] if maps else jnp.zeros((images.shape[0], 1, 1))
-        logits = calibration["scale"] * logits + calibration["bias"]
-        return {
-            "probability": jax.nn.sigmoid(logits).astype(jnp.float32),
-            "attention": gate.astype(jnp.float32),
+            scores = [score(member, images) for member in members]
+        logits = [logit for logit, _ in scores]
+        gates = [gate for _, gate in scores if gate is not None]
+        if len(gates) < len(members):
+            gates = [jnp.zeros((images.shape[0], 1, 1))]
+        outputs = {
+            "probability": calibrated(_combined(logits, combine)),
+            "attention": jnp.stack(gates).mean(axis=0),
         }
+        if len(members) > 1:
+            outputs["spread"] = calibrated(jnp.stack(logits)).std(axis=0)
+        return {name: output.astype(jnp.float32) for name, output in outputs.items()}
 
     return infer
+
+
+def _combined(logits: Sequence["jax.Array"], combine: str) -> "jax.Array":
+    import jax
+    import jax.numpy as jnp
+
+    if len(logits) == 1:
+        return logits[0]
+    several = jnp.stack(logits)
+    if combine == "logit":
+        return several.mean(axis=0)
+    positive, negative = (jax.nn.sigmoid(each).mean(axis=0) for each in (several, -several))
+    return jnp.log(positive) - jnp.log(negative)
 
 
 def write(folder: pathlib.Path, infer: Callable[..., Any], image_size: int) -> None:
@@ -69,12 +108,14 @@ def write_stablehlo(path: pathlib.Path, infer: Callable[..., Any], image_size: i
 
 
 def write_onnx(path: pathlib.Path, infer: Callable[..., Any], image_size: int) -> None:
+    import jax
     import onnx
     from jax2onnx import to_onnx
 
     # It warns about shapes that it leaves out; onnxruntime infers them.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
-    names = ("probability", "attention")
+    one = jax.ShapeDtypeStruct((1, image_size, image_size, 1), np.float32)
+    names = [name for name in OUTPUTS if name in jax.eval_shape(infer, one)]
 
     def ordered(images: Any) -> tuple[Any, ...]:
         outputs = infer(images)
@@ -92,7 +133,7 @@ def write_onnx(path: pathlib.Path, infer: Callable[..., Any], image_size: int) -
 
 
 def write_saved_model(path: pathlib.Path, infer: Callable[..., Any], image_size: int) -> None:
-    """Writes the signature `serving_default`: `images` -> `probability`, `attention`."""
+    """Writes the signature `serving_default`: `images` -> the outputs of `infer`."""
     import tensorflow as tf
     from jax.experimental import jax2tf
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cbam_flax import lineage
-from cbam_flax.evaluate import patients
+from cbam_flax.evaluate import ensemble, patients
 from cbam_flax.export.run_record import Run
 from cbam_flax.folds import division
 from data_prep.manifest import is_synthetic
@@ -66,6 +66,7 @@ def model_card(run: Run, bundle: dict[str, Any]) -> str:
         "Intended use": INTENDED_USE,
         "Limits": LIMITS,
         "Model": _model(run, bundle),
+        **_ensemble(bundle),
         "Data and split": _data(run),
         "Results": _results(run.metrics) if run.metrics else NO_METRICS,
         "Calibration and operating point": _operating_point(bundle),
@@ -90,6 +91,22 @@ def _model(run: Run, bundle: dict[str, Any]) -> str:
         f"{config['width']:g}: {parameters:,} parameters. Exported in float32 from the checkpoint "
         f"after {run.restored.step:,} steps."
     )
+
+
+def _ensemble(bundle: dict[str, Any]) -> dict[str, str]:
+    """The section about what is averaged, where anything is."""
+    scored = ensemble.described(bundle)
+    if "ensemble" not in bundle:
+        return {"Test-time augmentation": scored} if scored else {}
+    rows = [
+        (member["seed"], member["step"], member["weights_sha256"])
+        for member in bundle["ensemble"]["members"]
+    ]
+    text = (
+        f"{scored} Every artefact holds all members. The attention map is the mean of theirs, and "
+        f"`spread` is the standard deviation of their probabilities: how far they disagree.\n\n"
+    )
+    return {"Ensemble": text + _table(("seed", "step", "SHA-256 of the weights"), rows)}
 
 
 def _data(run: Run) -> str:

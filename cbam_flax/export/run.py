@@ -7,7 +7,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,11 +15,11 @@ import cv2
 import jax
 import numpy as np
 
-from cbam_flax.checkpoint import load_for_inference
+from cbam_flax.evaluate import ensemble
 from cbam_flax.export import artefacts
 from cbam_flax.export.model_card import model_card
 from cbam_flax.export.run_record import describe, read_run
-from cbam_flax.models import CBAMResNet, attention_maps, create_model
+from cbam_flax.models import attention_maps, create_model
 from cbam_flax.predict import bundle as bundle_lib
 from cbam_flax.predict import runtimes, schema, signature
 from data_prep import cli
@@ -34,13 +34,18 @@ def export_workdir(
     out: pathlib.Path,
     step: int | None = None,
     sign_with: pathlib.Path | None = None,
-    evaluation: str = "test",
+    evaluation: str | None = None,
+    with_runs: Sequence[str] = (),
+    combine: str = "logit",
+    tta: str | None = None,
 ) -> dict[str, Any]:
     """Writes the best checkpoint of a run, or that of `step`, as the bundle `out`.
 
     Args:
         evaluation: of this checkpoint, whose calibration, operating point and figures the bundle
-            takes; without an evaluation `test` it is not calibrated.
+            takes, by default that of the test split; without it the bundle is not calibrated.
+        with_runs: further runs, which score together with this one, whose evaluation it is.
+        combine, tta: as of `evaluate.ensemble.Ensemble`.
         sign_with: file of an Ed25519 private key, with which bundle.json is signed.
 
     Returns:
@@ -52,7 +57,11 @@ def export_workdir(
             code's numbers.
     """
     key = signature.private_key(sign_with) if sign_with else None  # before minutes of work
-    read = [pathlib.Path(workdir) / name for name in ("checkpoints", "evaluation")]
+    read = [
+        pathlib.Path(each) / name
+        for each in (workdir, *with_runs)
+        for name in ("checkpoints", "evaluation")
+    ]
     with folders.writing(
         out,
         "cbam_flax.export",
@@ -64,12 +73,18 @@ def export_workdir(
         inputs=read,
         earlier=earlier_bundle,
     ) as draft:
-        restored = load_for_inference(workdir, step)
-        run = read_run(workdir, restored, evaluation)
+        judged = ensemble.load([workdir, *with_runs], step, combine, tta)
+        run = read_run(workdir, judged.members[0], evaluation, judged)
         description = describe(run)
-        model = create_model(restored.config.model.to_dict() | {"dtype": "float32"}, platform="any")
+        members = [
+            (
+                create_model(each.config.model.to_dict() | {"dtype": "float32"}, platform="any"),
+                each.variables,
+            )
+            for each in judged.members
+        ]
         card = functools.partial(model_card, run)
-        description = write_bundle(draft, model, restored.variables, description, card)
+        description = write_bundle(draft, members, description, card)
         if key:
             signature.sign(draft, key)
         return description
@@ -105,20 +120,36 @@ def check_images(image_size: int, count: int = 5) -> np.ndarray:
 
 
 def training_code(
-    model: CBAMResNet,
-    variables: dict[str, Any],
+    members: Sequence[artefacts.Member],
     calibration: dict[str, Any],
     images: np.ndarray,
+    combine: str = "logit",
+    tta: str | None = None,
 ) -> dict[str, np.ndarray]:
-    """What evaluation computes for float32 images (B, S, S, 1): the model, and the rest in numpy.
+    """What evaluation computes for float32 images (B, S, S, 1): the models, and the rest in numpy.
 
     Independent of `artefacts.inference_function`, so that a mistake there shows as a difference.
     """
-    logits = np.asarray(jax.jit(model.apply)(variables, images), np.float64)
-    probability = 1 / (1 + np.exp(-(calibration["scale"] * logits + calibration["bias"])))
-    _, maps = jax.jit(functools.partial(attention_maps, model))(variables, images)
-    gate = maps.get("block4", np.zeros((len(images), 1, 1)))
-    return {"probability": probability, "attention": np.asarray(gate)}
+    views = [images, images[:, :, ::-1]] if tta else [images]
+    logits, gates = [], []
+    for model, variables in members:
+        apply = jax.jit(model.apply)
+        of_views = [np.asarray(apply(variables, view), np.float64) for view in views]
+        logits.append(np.mean(of_views, axis=0))
+        _, maps = jax.jit(functools.partial(attention_maps, model))(variables, images)
+        gates.append(maps.get("block4"))
+    without_gate = any(gate is None for gate in gates)
+
+    def calibrated(logit: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-(calibration["scale"] * logit + calibration["bias"])))
+
+    outputs = {
+        "probability": calibrated(ensemble.combined(np.stack(logits), combine)),
+        "attention": np.zeros((len(images), 1, 1)) if without_gate else np.mean(gates, axis=0),
+    }
+    if len(members) > 1:
+        outputs["spread"] = np.std([calibrated(logit) for logit in logits], axis=0)
+    return outputs
 
 
 def verify(
@@ -129,7 +160,7 @@ def verify(
     Args:
         folder: holds the artefacts.
         images: float32 (B, S, S, 1).
-        expected: what the training code gives for them: `probability` and `attention`.
+        expected: what the training code gives for them, as `training_code` returns it.
 
     Raises:
         UserError: an artefact does not run, or differs by more than `TOLERANCE`.
@@ -176,8 +207,7 @@ def _run_alone(folder: pathlib.Path, inputs: pathlib.Path, runtime: str) -> dict
 
 def write_bundle(
     folder: pathlib.Path,
-    model: CBAMResNet,
-    variables: dict[str, Any],
+    members: Sequence[artefacts.Member],
     description: dict[str, Any],
     card: Callable[[dict[str, Any]], str],
 ) -> dict[str, Any]:
@@ -185,9 +215,10 @@ def write_bundle(
 
     Args:
         folder: an existing empty folder.
-        model: computes in float32, so that every runtime rounds alike.
-        variables: `params` and `batch_stats`.
-        description: bundle.json without `verification`, `files` and `sha256`, which are added.
+        members: models, which compute in float32 so that every runtime rounds alike, each with its
+            `params` and `batch_stats`.
+        description: bundle.json without `verification`, `files` and `sha256`, which are added. Its
+            `ensemble` and `tta` say how the members score.
         card: makes the text of MODEL_CARD.md from the verified description.
 
     Raises:
@@ -201,10 +232,11 @@ def write_bundle(
         )
     calibration = description["calibration"]
     image_size = description["preprocessing"]["image_size"]
-    infer = artefacts.inference_function(model, variables, calibration)
+    how = (description.get("ensemble", {}).get("combine", "logit"), description.get("tta"))
+    infer = artefacts.inference_function(members, calibration, *how)
     artefacts.write(folder, infer, image_size)
     images = check_images(image_size)
-    expected = training_code(model, variables, calibration, images)
+    expected = training_code(members, calibration, images, *how)
     description |= {
         "verification": {
             "tolerance": TOLERANCE,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
     from cbam_flax.checkpoint import Restored
+    from cbam_flax.evaluate.ensemble import Ensemble
 
 LABELS = ("no pneumonia", "pneumonia")
 # What the training images are; predict flags headers that differ.
@@ -25,6 +26,15 @@ SCOPE = {
 }
 
 
+SPREAD = {
+    "spread": {
+        "shape": ["batch"],
+        "dtype": "float32",
+        "meaning": "standard deviation of the members' probabilities, each by this calibration",
+    }
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A restored checkpoint and the run's other records."""
@@ -32,6 +42,7 @@ class Run:
     restored: "Restored"
     manifest: dict[str, Any]
     metrics: dict[str, Any] | None  # of the evaluation that is exported
+    judged: "Ensemble | None" = None  # where it is more than the plain checkpoint
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -48,11 +59,18 @@ class Run:
         return prepared | (sizes if sizes["image_size"] != sizes["prepared_size"] else {})
 
 
-def read_run(workdir: str, restored: "Restored", evaluation: str = "test") -> Run:
+def read_run(
+    workdir: str,
+    restored: "Restored",
+    evaluation: str | None = None,
+    judged: "Ensemble | None" = None,
+) -> Run:
     """Reads the data's manifest and the metrics of an evaluation; `workdir` may be gs://.
 
     Args:
-        evaluation: name of its folder. Where the run has no evaluation `test`, none is taken.
+        evaluation: name of its folder, by default that of the test split. Where the run has no
+            evaluation of that name, none is taken.
+        judged: the ensemble that is exported, of which `restored` is the first member.
 
     Raises:
         UserError: a record is missing or damaged, or the checkpoint, its data, the evaluation and
@@ -71,12 +89,23 @@ def read_run(workdir: str, restored: "Restored", evaluation: str = "test") -> Ru
                 f"{records} no longer holds the {split} split that the run was trained on; prepare "
                 f"the data again with the same settings"
             )
-    folder = epath.Path(workdir) / "evaluation" / folders.check_name(evaluation)
+    default = default_evaluation(judged)
+    evaluation = folders.check_name(evaluation or default)
+    folder = epath.Path(workdir) / "evaluation" / evaluation
     metrics = None
-    if evaluation != "test" or (folder / "metrics.json").exists():
+    if evaluation != default or (folder / "metrics.json").exists():
         metrics = evaluation_folder.read_metrics(folder)
-        _check_together(metrics, restored, folder)
-    return Run(restored=restored, manifest=manifest, metrics=metrics)
+        _check_together(metrics, judged or restored, folder)
+        if metrics.get("tta") != (judged and judged.tta):
+            raise UserError(f"{folder} was made with another --tta; give the same to both commands")
+    return Run(restored=restored, manifest=manifest, metrics=metrics, judged=judged)
+
+
+def default_evaluation(judged: "Ensemble | None") -> str:
+    """The name of the evaluation on the test split."""
+    if judged is None:
+        return "test"
+    return evaluation_folder.default_name("test", members=len(judged.members), tta=judged.tta)
 
 
 def _manifest_of_fold(config: "ConfigDict") -> dict[str, Any]:
@@ -90,7 +119,7 @@ def _manifest_of_fold(config: "ConfigDict") -> dict[str, Any]:
     return train.manifest
 
 
-def _check_together(metrics: dict[str, Any], restored: "Restored", folder: Any) -> None:
+def _check_together(metrics: dict[str, Any], restored: "Restored | Ensemble", folder: Any) -> None:
     made, weights = metrics["provenance"], restored.weights_sha256
     mend = "run cbam_flax.evaluate on that step, or give another --evaluation or --step"
     if made["checkpoint_step"] != restored.step:
@@ -110,7 +139,9 @@ def _check_together(metrics: dict[str, Any], restored: "Restored", folder: Any) 
 def calibration_of(run: Run) -> dict[str, Any]:
     """Scale, bias and threshold with their source; the identity and 0.5 without an evaluation."""
     if run.metrics is None:
-        source = "not calibrated: the run has no evaluation `test`, which cbam_flax.evaluate writes"
+        name = default_evaluation(run.judged)
+        source = f"not calibrated: the run has no evaluation `{name}`, which cbam_flax.evaluate "
+        source += "writes"
         identity = {"scale": 1.0, "bias": 0.0, "threshold": 0.5, "criterion": "fixed"}
         return identity | {"source": source}
     fitted = run.metrics["calibration"]
@@ -126,6 +157,7 @@ def describe(run: Run) -> dict[str, Any]:
     ancestors = {"ancestors": list(run.restored.ancestors)} if run.restored.ancestors else {}
     size = run.preprocessing["image_size"]
     fitted = calibration_of(run)
+    made_of = run.judged.description if run.judged else {}
     return {
         "schema": SCHEMA,
         "intended_use": "research only, not for clinical use",
@@ -148,6 +180,7 @@ def describe(run: Run) -> dict[str, Any]:
                 "dtype": "float32",
                 "meaning": "spatial gate of the last block in [0, 1]; 1 x 1 zeros without a gate",
             },
+            **(SPREAD if "ensemble" in made_of else {}),
         },
         "preprocessing": run.preprocessing,
         "calibration": {
@@ -156,13 +189,14 @@ def describe(run: Run) -> dict[str, Any]:
         },
         "operating_point": {key: fitted[key] for key in ("threshold", "criterion", "source")},
         "scope": SCOPE,
+        **made_of,
         "evaluation": run.metrics and run.metrics["name"],
         "warnings": warnings(run),
         "grey_range": run.manifest["splits"]["train"].get("grey_range"),
         "fingerprints": {
             "checkpoint": {
                 "step": run.restored.step,
-                "sha256": run.restored.weights_sha256,
+                "sha256": (run.judged or run.restored).weights_sha256,
             },
             "config": {"sha256": provenance.sha256_of_json(config)},
             "data": {

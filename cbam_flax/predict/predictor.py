@@ -95,6 +95,8 @@ class Predictor:
     def run(self, squares: np.ndarray, size: int | None = None) -> dict[str, np.ndarray]:
         """uint8 (N, S, S) -> `probability` float32 (N,) and `attention` float32 (N, h, w).
 
+        Of an ensemble also `spread` float32 (N,).
+
         Args:
             size: the batch is padded to it with black, so that one compiled size serves all.
 

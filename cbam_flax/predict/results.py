@@ -32,12 +32,14 @@ class Result:
         flags: what in its header puts the image out of scope; empty when in scope.
         probability: calibrated.
         attention: float32 (h, w) over the square that the model saw.
+        spread: of an ensemble, the standard deviation of its members' probabilities.
     """
 
     image: Decoded
     flags: list[str]
     probability: float
     attention: np.ndarray
+    spread: float | None = None
 
 
 def decide(result: Result, bundle: dict[str, Any]) -> bool | None:
@@ -65,8 +67,13 @@ def warning_words(result: Result, bundle: dict[str, Any]) -> list[str]:
     return words
 
 
+def columns(bundle: dict[str, Any]) -> tuple[str, ...]:
+    """The columns of predictions.csv."""
+    return COLUMNS + ("spread",) * ("ensemble" in bundle)
+
+
 def row(result: Result, bundle: dict[str, Any]) -> tuple[Any, ...]:
-    """The line of predictions.csv, in the order of `COLUMNS`."""
+    """The line of predictions.csv, in the order of `columns`."""
     return (
         result.image.source.image_id,
         str(result.image.source.path),
@@ -75,6 +82,7 @@ def row(result: Result, bundle: dict[str, Any]) -> tuple[Any, ...]:
         ";".join(result.flags),
         *(result.image.header[uid] for uid in UIDS),
         ";".join(warning_words(result, bundle)),
+        *([] if result.spread is None else [f"{result.spread:.8g}"]),
     )
 
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-# float32 (B, S, S, 1) in [0, 1] -> {"probability": (B,), "attention": (B, h, w)}, both float32
+# float32 (B, S, S, 1) in [0, 1] -> {"probability": (B,), "attention": (B, h, w)}, both float32,
+# and of an ensemble "spread": (B,)
 Function = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
@@ -95,4 +96,5 @@ LOADERS: dict[str, Callable[[pathlib.Path], Function]] = {
 if __name__ == "__main__":
     runtime, artefact, inputs, outputs = sys.argv[1:]
     results = LOADERS[runtime](pathlib.Path(artefact))(np.load(inputs))
-    np.savez(outputs, probability=results["probability"], attention=results["attention"])
+    with open(outputs, "wb") as file:
+        np.savez(file, allow_pickle=False, **results)

@@ -90,6 +90,22 @@ def _is_grey_range(value: Any) -> bool:
     )
 
 
+def _is_ensemble(value: Any) -> bool:
+    members = value.get("members") if isinstance(value, dict) else None
+    return (
+        isinstance(members, list)
+        and len(members) > 1
+        and value.get("combine") in ("logit", "probability")
+        and all(
+            isinstance(member, dict)
+            and _is_sha256(member.get("weights_sha256"))
+            and _is_whole(member.get("step"))
+            and _is_whole(member.get("seed"))
+            for member in members
+        )
+    )
+
+
 def _is_sha256(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
@@ -154,7 +170,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "fingerprints.data": _MAPPING,
     "fingerprints.code": _MAPPING,
 }
-# Keys that a bundle of an older version lacks.
+# Keys that a bundle of an older version, or of one plain model, lacks.
 OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "warnings": ("a list of texts", lambda value: value is None or _are_texts(value)),
     "grey_range": (
@@ -166,4 +182,9 @@ OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
         _SIZE[0],
         lambda value: value is None or _SIZE[1](value),
     ),
+    "ensemble": (
+        "two or more members, each with weights_sha256, step and seed, and combine",
+        lambda value: value is None or _is_ensemble(value),
+    ),
+    "tta": ("flip", lambda value: value in (None, "flip")),
 }

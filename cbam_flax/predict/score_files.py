@@ -77,7 +77,7 @@ def score_files(
                 without_dicom += list(pool.map(write, found)).count(False)
             progress.update(len(found) + len(rejected))
     for name, columns, lines in (
-        ("predictions.csv", results.COLUMNS, scored),
+        ("predictions.csv", results.columns(predictor.bundle), scored),
         ("rejected.csv", REJECTED_COLUMNS, refused),
     ):
         csv_files.write(out / name, columns, (lines[index] for index in sorted(lines)))
@@ -120,9 +120,14 @@ def score_batch(
         grey = never_seen(image.greys, bundle.get("grey_range"))
         return out_of_scope(image.header, bundle["scope"]) + grey
 
+    spreads = outputs.get("spread")
     return [
-        results.Result(image, flags(image), float(probability), attention)
-        for image, probability, attention in zip(
-            images, outputs["probability"], outputs["attention"], strict=True
+        results.Result(
+            image,
+            flags(image),
+            float(outputs["probability"][i]),
+            outputs["attention"][i],
+            None if spreads is None else float(spreads[i]),
         )
+        for i, image in enumerate(images)
     ], refused

@@ -244,7 +244,7 @@ def test_what_a_user_keeps_in_the_folder_stays(workdir, data, plain, monkeypatch
     evaluate_workdir(str(workdir), **QUICK)
     assert (folder / "notes.txt").read_text() == "mine"
     (folder / "report.html").write_text("with my remarks")
-    monkeypatch.setattr(run_lib, "predict_split", None)  # nothing is computed
+    monkeypatch.setattr(run_lib.ensemble, "predict_split", None)  # nothing is computed
     with pytest.raises(UserError, match=r"report\.html was changed since"):
         evaluate_workdir(str(workdir), **QUICK)
     assert (folder / "report.html").read_text() == "with my remarks"

@@ -28,7 +28,7 @@ def images() -> np.ndarray:
 
 
 def test_calibration_and_sigmoid_are_inside(model, images):
-    outputs = jax.jit(artefacts.inference_function(*model, CALIBRATION))(images)
+    outputs = jax.jit(artefacts.inference_function([model], CALIBRATION))(images)
     logits = np.asarray(jax.jit(model[0].apply)(model[1], images), np.float64)
     expected = scipy.special.expit(1.7 * logits - 0.4)
     assert np.ptp(expected) > 1e-3
@@ -37,7 +37,7 @@ def test_calibration_and_sigmoid_are_inside(model, images):
 
 
 def test_attention_is_the_gate_of_the_last_block(model, images):
-    attention = jax.jit(artefacts.inference_function(*model, CALIBRATION))(images)["attention"]
+    attention = jax.jit(artefacts.inference_function([model], CALIBRATION))(images)["attention"]
     assert attention.shape == (5, SIZE // 8, SIZE // 8)
     apply = jax.jit(functools.partial(model[0].apply, mutable=["intermediates"]))
     _, sown = apply(model[1], images)
@@ -50,17 +50,44 @@ def test_a_model_without_a_spatial_gate_has_an_empty_map(images, monkeypatch):
         return images[:, 0, 0, 0], {}
 
     monkeypatch.setattr("cbam_flax.models.attention_maps", no_maps)
-    outputs = artefacts.inference_function(None, None, CALIBRATION)(images)
+    outputs = artefacts.inference_function([(None, None)], CALIBRATION)(images)
     assert outputs["attention"].shape == (5, 1, 1)
     assert not outputs["attention"].any()
     expected = scipy.special.expit(1.7 * images[:, 0, 0, 0] - 0.4)
     np.testing.assert_allclose(outputs["probability"], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("combine", ["logit", "probability"])
+@pytest.mark.parametrize("tta", [None, "flip"])
+def test_members_score_together_as_in_evaluation(images, monkeypatch, combine, tta):
+    """Toy models: a logit is a pixel times the variable, a gate is the variable."""
+
+    def toy(model, variable, images):
+        gate = jnp.full((len(images), 2, 2), variable)
+        return variable * images[:, 3, 0, 0], {"block4": gate} if model == "gated" else {}
+
+    monkeypatch.setattr("cbam_flax.models.attention_maps", toy)
+    pixel = (images[:, 3, 0, 0] + images[:, 3, -1, 0]) / 2 if tta else images[:, 3, 0, 0]
+    logits = np.outer([5.0, -2.0], pixel)
+    if combine == "logit":
+        logit = logits.mean(axis=0)
+    else:
+        logit = scipy.special.logit(scipy.special.expit(logits).mean(axis=0))
+    members = [("gated", 5.0), ("gated", -2.0)]
+    outputs = artefacts.inference_function(members, CALIBRATION, combine, tta)(images)
+    expected = scipy.special.expit(1.7 * logit - 0.4)
+    np.testing.assert_allclose(outputs["probability"], expected, rtol=1e-5)
+    spread = np.std(scipy.special.expit(1.7 * logits - 0.4), axis=0)
+    np.testing.assert_allclose(outputs["spread"], spread, rtol=1e-5)
+    np.testing.assert_allclose(outputs["attention"], np.full((5, 2, 2), 1.5))
+    without = artefacts.inference_function([*members[:1], ("bare", 1.0)], CALIBRATION)(images)
+    assert without["attention"].shape == (5, 1, 1)
+
+
 def test_stablehlo_runs_on_three_platforms_at_any_batch_size(model, images, tmp_path):
     import jax.export
 
-    infer = artefacts.inference_function(*model, CALIBRATION)
+    infer = artefacts.inference_function([model], CALIBRATION)
     artefacts.write_stablehlo(tmp_path / "m", infer, SIZE)
     exported = jax.export.deserialize(bytearray((tmp_path / "m").read_bytes()))
     assert set(exported.platforms) == {"cpu", "cuda", "tpu"}

@@ -73,7 +73,7 @@ def test_an_artefact_is_run_alone_without_this_project(tmp_path):
 def test_what_no_reader_would_take_is_not_exported(tmp_path):
     description = {"calibration": {}, "labels": ["no pneumonia", "pneumonia"]}
     with pytest.raises(UserError, match=r"cannot be exported: input\.shape is missing"):
-        run.write_bundle(tmp_path, None, {}, description, str)
+        run.write_bundle(tmp_path, [], description, str)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -50,6 +50,9 @@ def test_a_whole_description_has_no_fault():
     assert schema.fault(WHOLE) is None
 
 
+MEMBERS = [{"weights_sha256": "3" * 64, "step": 9, "seed": seed} for seed in (0, 1)]
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -74,6 +77,10 @@ def test_a_whole_description_has_no_fault():
         *(("scope.views", v) for v in ("PA", [1], [""], None, {"PA": 1})),
         *(("fingerprints.checkpoint.step", v) for v in (-1, "7", 7.0)),
         ("fingerprints.checkpoint.sha256", "2" * 63),
+        *(("ensemble", v) for v in ([], {"combine": "logit"}, {"members": [{}, {}]}, MEMBERS[:1])),
+        ("ensemble", {"members": MEMBERS, "combine": "median"}),
+        ("ensemble", {"members": [*MEMBERS, {"step": 1}], "combine": "logit"}),
+        ("tta", "rotate"),
         *(("files", v) for v in ([], "model.onnx", {"model.onnx": None}, {"model.onnx": {}})),
         *(
             ("files", {name: {"bytes": 3, "sha256": "0" * 64}})

@@ -1,0 +1,67 @@
+"""The page of pooled folds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cbam_flax.evaluate import patients
+from cbam_flax.evaluate.html_page import flatten, page, picture, table, text, unbroken
+from cbam_flax.evaluate.report import CURVES, NAMES
+
+
+def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+    """The page.
+
+    Args:
+        metrics: what metrics.json holds.
+        pictures: PNG bytes by file name without ending; those missing are left out.
+    """
+    of = metrics["pooled"]
+    names = NAMES | {
+        "auroc": "AUROC of all calibrated probabilities together",
+        "auroc_mean_of_folds": "mean of the AUROCs within the folds",
+    }
+    figures = [
+        (names.get(name, name), unbroken(figure), _deviation(metrics, name))
+        for name, figure in metrics.items()
+        if isinstance(figure, dict) and figure.keys() == {"value", "low", "high"}
+    ]
+    runs = [
+        (
+            *(str(run[key]) for key in ("run", "fold", "seed")),
+            f"{run['n_positive']:,} / {run['n']:,}",
+            unbroken(run["auroc"]),
+            f"{run['threshold']:.3f}",
+        )
+        for run in of["runs"]
+    ]
+    title = (
+        f"{'SYNTHETIC images: ' * metrics['data']['synthetic']}{metrics['dataset']}, "
+        f"{len(of['judged_folds'])} of {of['folds']} folds pooled"
+    )
+    parts = [
+        f"<h1>{text(title)}</h1>",
+        f"<p>{metrics['n']:,} images of {patients.described(metrics)}, "
+        f"{metrics['n_positive']:,} positive, each judged by a model that has never seen its "
+        f"patient ({of['runs_per_fold']} run(s) a fold). In brackets: the 95 % interval over "
+        f"{text(of['over'])}, with {metrics['bootstrap']['resamples']:,} resamples of "
+        f"{metrics['bootstrap']['unit']}.</p>",
+        *(f"<p class=warning>{text(warning)}</p>" for warning in metrics["warnings"]),
+        "<h2>Metrics</h2>",
+        "<p>Every run was calibrated on its own validation split, and calls are made at its own "
+        "threshold. The scores of different models are on one scale only as far as calibration "
+        "brings them there; the mean within the folds does not depend on that.</p>",
+        table(("metric", "value", "standard deviation over seeds"), figures),
+        "<div class=grid>",
+        *(picture(pictures, *curve) for curve in CURVES),
+        "</div><h2>Runs</h2>",
+        table(("run", "fold", "seed", "positive / images", "AUROC", "threshold"), runs),
+        "<h2>Provenance</h2><div class=long>",
+        table(("", ""), flatten(metrics["provenance"])),
+        "</div><p class=small>Research only. Not a medical device.</p>",
+    ]
+    return page(title, parts)
+
+
+def _deviation(metrics: Mapping[str, Any], name: str) -> str:
+    deviations = metrics["sd_over_seeds"]
+    return "one seed" if deviations is None else f"{deviations[name]:.3f}"
