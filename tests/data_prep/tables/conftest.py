@@ -1,4 +1,4 @@
-"""Small drawn PNG files, and the table of a stranger."""
+"""Small drawn PNG files."""
 
 import pathlib
 
