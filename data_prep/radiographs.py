@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 from etils import epath
 
-from data_prep.dicom import DicomRefusal, read_radiograph
+from data_prep.dicom import DicomRefusal
 from data_prep.grey_range import FEW_LEVELS, grey_range
+from data_prep.images import read_image
 from data_prep.manifest import SYNTHETIC
 from data_prep.records import Record
 from data_prep.resize import fit_image
@@ -41,7 +42,7 @@ def prepare_radiograph(task: tuple[Record, Preprocessing]) -> Prepared:
     record, how = task
     name = _file_name(record)
     try:
-        radiograph = read_radiograph(_local(record.path), voi=how.voi)
+        radiograph = read_image(_local(record.path), voi=how.voi)
         rows, columns = radiograph.image.shape
         for ymin, xmin, ymax, xmax in record.boxes:
             if ymin < 0 or xmin < 0 or ymax > rows or xmax > columns:
@@ -74,7 +75,7 @@ def prepare_radiograph(task: tuple[Record, Preprocessing]) -> Prepared:
         flags.append("few_greys")
     outcome = accepted(name, record.image_id, record.split, flags)
     if record.source is not None:
-        outcome |= {"source": record.source, "format": header.get("format", "dicom")}
+        outcome |= {"source": record.source, "format": header["format"]}
         outcome |= {"rows": rows, "columns": columns}
     return Prepared(outcome, example)
 

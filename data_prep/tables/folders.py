@@ -15,7 +15,7 @@ IMAGE, CLASS, PATIENT, SPLIT = "image", "class", "patient", "split"  # columns
 
 
 def read_folders(folder: ImageFolder, patient_from: str) -> pd.DataFrame:
-    """The rows of a table with the four columns above; hidden files, and those in no class, are none.
+    """The rows of a table with the four columns above; no hidden file, and none in no class.
 
     Args:
       patient_from: a regular expression that finds the patient in a file's name: the first group
