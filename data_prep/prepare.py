@@ -95,17 +95,11 @@ def prepare_tables(args: argparse.Namespace) -> None:
 
     from data_prep.radiographs import Preprocessing
     from data_prep.tables import summary
-    from data_prep.tables.plan import check_splits, plan_records
+    from data_prep.tables.plan import check_splits
 
-    if args.dataset == "folders":
-        source, findings, values = options.folder_source(args)
-        sources, files, own_splits = [source], [], "folder" if source.split else ""
-    else:
-        sources, findings, values = options.table_sources(args)
-        raws = args.raw * (len(sources) if len(args.raw) == 1 else 1)
-        files = [options.find_table(*pair) for pair in zip(args.table, raws, strict=True)]
-        own_splits = "column" if args.split_column else ""
-    plan = plan_records(sources, findings, values=values, own_splits=own_splits)
+    sources, plan = options.plan(args)
+    raws = args.raw * (len(sources) if len(args.raw) == 1 else 1)
+    files = [options.find_table(*pair) for pair in zip(args.table or (), raws, strict=False)]
     summary.print_summary(plan, sources, samples=bool(args.dry_run))
     summary.print_warnings(plan, sources)
     check_splits(plan.records, plan.refused)

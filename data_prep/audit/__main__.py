@@ -61,6 +61,7 @@ def _table_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--raw", action="append", required=True, help="the folder of the images")
+    parser.set_defaults(mapping=None, split=None)  # flags of prepare's for other data sets
     options.add_options(parser)
     return parser
 
@@ -113,8 +114,13 @@ def audit_tables(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """The figures of the data set that these options plan, and how they are shown."""
     from data_prep.audit import run_planned
     from data_prep.audit.planned import look_at_plan
+    from data_prep.tables.summary import print_warnings
 
+    options.check_flags(args)
+    if args.dry_run:
+        raise cli.UserError("--dry-run is of data_prep.prepare; the audit writes --out and no more")
     sources, plan = options.plan(args)
+    print_warnings(plan, sources)
     planned = look_at_plan(plan, sources, args.workers)
     result = run_planned.audit_plan(planned, args.draws)
     return result, run_planned.render(result)

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 
 BINS = 10  # of numbers; as many different numbers or fewer are categories as they are
+FEW = 10  # images of one value, below which it is pooled with other such values
+RARE, GIVEN = "(rare values)", "(given)"
 _ID = 0.9  # of the images: from so many different values on, a column tells images apart
 
 
@@ -29,26 +31,30 @@ class Column:
 
 def why_untested(values: np.ndarray) -> str | None:
     """Why texts (images,) can predict nothing of other images; None if they can."""
-    given = values[values != ""]
     if len(set(values)) < 2:
-        return f"always {values[0]!r}" if len(given) else "empty"
-    different = len(set(given))
-    if different > _ID * len(given) and not _is_measured(_numbers(given)):
-        return f"an id: {different:,} different values of {len(given):,} images"
+        return f"always {str(values[0])!r}" if len(values) and values[0] else "empty"
+    if _is_id(values) and "" not in values:
+        return f"an id: {len(set(values)):,} different values of {len(values):,} images"
     return None
 
 
 def categories(values: np.ndarray) -> np.ndarray:
-    """Texts as categories: numbers of more than `BINS` values by quantiles, as "40 to 49"."""
+    """Texts (images,) as categories: numbers by quantiles, as "40 to 49"; rare values as one.
+
+    Of an id it is a category whether it is given.
+    """
     given = values != ""
+    if _is_id(values):
+        return np.where(given, GIVEN, "")
     numbers = _numbers(values[given])
     if numbers is None or len(set(numbers)) <= BINS:
-        return values
+        names, place, images = np.unique(values, return_inverse=True, return_counts=True)
+        rare = (images < FEW) & (names != "")
+        return np.where(rare & (rare.sum() > 1), RARE, names)[place]
     bins = pd.Series(pd.qcut(numbers, BINS, labels=False, duplicates="drop"))
     limits = pd.Series(numbers).groupby(bins).agg(["min", "max"])
-    names = {place: _name(low, high) for place, low, high in limits.itertuples()}
     result = values.astype(object)
-    result[given] = bins.map(names)
+    result[given] = bins.map({place: _name(*ends) for place, *ends in limits.itertuples()})
     return result.astype(str)
 
 
@@ -62,6 +68,9 @@ def _numbers(texts: np.ndarray) -> np.ndarray | None:
     return numbers if np.isfinite(numbers).all() else None
 
 
-def _is_measured(numbers: np.ndarray | None) -> bool:
-    """Fractions are measured; whole numbers may be ids."""
-    return numbers is not None and bool((numbers != np.round(numbers)).any())
+def _is_id(values: np.ndarray) -> bool:
+    """Whether nearly all values that are given differ, and are no measured fractions."""
+    given = values[values != ""]
+    numbers = _numbers(given)
+    is_measured = numbers is not None and (numbers != np.round(numbers)).any()
+    return len(set(given)) > _ID * len(given) and not is_measured

@@ -22,8 +22,8 @@ from data_prep.workers import run_tasks
 _USES = {
     "image": "it names the file",
     "patient": "it names the patient",
-    "labels": "the label",
     "detailed_class": "a finer label",
+    "labels": "the label",
     "boxes": "boxes are of positive images",
     "corners": "boxes are of positive images",
 }

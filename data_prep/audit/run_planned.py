@@ -11,6 +11,11 @@ from data_prep.audit.shortcuts import AUROC_BOUND, LEVEL, ODDS_BOUND, judge
 from data_prep.manifest import NOT_LABELLED
 
 TEST_SHARE = 0.15
+LEGEND = (
+    f"SHORTCUT: the lower limit of the AUROC is above {AUROC_BOUND}; or the odds of a value are at "
+    f"least {ODDS_BOUND:g} times those of all others, or the inverse, with p < {LEVEL} corrected "
+    "for all values. A model can learn it where the images show it."
+)
 _OF_PATIENTS = ("patients", "patient_memoriser")  # figures that need to know them
 
 
@@ -99,7 +104,7 @@ def render(result: dict[str, Any]) -> str:
         )
     for finding, found in result["findings"].items():
         lines += ["", *_render_finding(finding, found)]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", LEGEND])
 
 
 def _render_finding(finding: str, found: dict[str, Any]) -> list[str]:
@@ -113,19 +118,23 @@ def _render_finding(finding: str, found: dict[str, Any]) -> list[str]:
         lines.append(
             f"{name:28}{auroc:>22}{column['images']:10,}{len(column['values']):8,}"
             + "  SHORTCUT" * column["shortcut"]
+            + " (or the label in other words)" * _is_label(column)
         )
         lines += [
             f"    {value or 'missing'}: {_rate(rate)}"
             for value, rate in column["values"].items()
             if rate["shortcut"]
         ]
-    lines.append(
-        f"SHORTCUT: the lower limit of the AUROC is above {AUROC_BOUND}; or the odds of a value "
-        f"are {ODDS_BOUND:g} times those of the others, or their inverse, with p < {LEVEL} over all "
-        "values. A model can learn it where the images show it."
-    )
-    lines += [f"not tested: {name}: {why}" for name, why in found["untested"].items()]
+    names: dict[str, list[str]] = {}
+    for name, why in found["untested"].items():
+        names.setdefault(why, []).append(name)
+    lines += [f"not tested: {', '.join(those)}: {why}" for why, those in names.items()]
     return lines
+
+
+def _is_label(column: dict[str, Any]) -> bool:
+    """Whether every value, where there are several, decides the label."""
+    return all(value["value"] in (0, 1) for value in column["values"].values())
 
 
 def _rate(rate: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.stats import binomtest, hypergeom
 
 from data_prep import cli
@@ -34,6 +35,7 @@ def judge(
     """
     found: dict[str, Any] = {}
     untested = {}
+    groupings: dict[bytes, str] = {}
     for name, column in cli.progress(columns.items(), "testing columns", unit="column"):
         own_label, own_patient = label[column.applies], patient[column.applies]
         values = column.values[column.applies]
@@ -41,6 +43,10 @@ def judge(
             untested[name] = why
             continue
         values = categories(values)
+        grouping = column.applies.tobytes() + pd.factorize(values)[0].tobytes()
+        if (same := groupings.setdefault(grouping, name)) != name:
+            untested[name] = f"it groups the images as {same} does"
+            continue
         auroc = None
         if min(len(np.unique(own_patient[own_label == one])) for one in (0, 1)) >= _FEW:
             auroc = confounder_auroc(own_label, own_patient, [values], draws)
