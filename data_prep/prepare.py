@@ -94,15 +94,16 @@ def prepare_tables(args: argparse.Namespace) -> None:
     from etils import epath
 
     from data_prep.radiographs import Preprocessing
+    from data_prep.tables import sources as sources_of
     from data_prep.tables import summary
     from data_prep.tables.plan import check_splits
 
-    sources, plan = options.plan(args)
+    sources, plan = sources_of.sources_and_plan(args)
     raws = args.raw * (len(sources) if len(args.raw) == 1 else 1)
-    files = [options.find_table(*pair) for pair in zip(args.table or (), raws, strict=False)]
+    files = [sources_of.find_table(*pair) for pair in zip(args.table or (), raws, strict=False)]
     summary.print_summary(plan, sources, samples=bool(args.dry_run))
     summary.print_warnings(plan, sources)
-    check_splits(plan.records, plan.refused)
+    check_splits(plan)
     if args.dry_run:
         print("nothing was written (--dry-run)")
         return
@@ -125,7 +126,7 @@ def prepare_tables(args: argparse.Namespace) -> None:
         "split_scheme": plan.scheme,
         "preprocessing": dataclasses.asdict(how),
         "findings": list(plan.findings),
-        "patients_of": sorted({source.namespace for source in sources}),
+        "patients_of": sorted({source.namespace for source in sources if plan.scheme != "image"}),
         "patients_in_two_splits": len(plan.patients_in_two_splits),
         "sources": [source.described() for source in sources],
         "plan_sha256": plan.sha256,

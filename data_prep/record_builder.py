@@ -78,11 +78,14 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         records, refused = self.plan(dl_manager)
         self.outcomes = [rejected(name, refusal) for name, refusal in refused.items()]
+        by_split = {
+            split: [record for record in records if record.split == split] for split in SPLITS
+        }
+        # A data set with splits of its own may have none to train on.
         return {
-            split: self._generate_examples(
-                split, [record for record in records if record.split == split]
-            )
-            for split in SPLITS
+            split: self._generate_examples(split, found)
+            for split, found in by_split.items()
+            if found
         }
 
     def _generate_examples(self, split: str, records: list[Record]) -> Any:

@@ -114,12 +114,13 @@ def audit_tables(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """The figures of the data set that these options plan, and how they are shown."""
     from data_prep.audit import run_planned
     from data_prep.audit.planned import look_at_plan
+    from data_prep.tables.sources import sources_and_plan
     from data_prep.tables.summary import print_warnings
 
     options.check_flags(args)
     if args.dry_run:
         raise cli.UserError("--dry-run is of data_prep.prepare; the audit writes --out and no more")
-    sources, plan = options.plan(args)
+    sources, plan = sources_and_plan(args)
     print_warnings(plan, sources)
     planned = look_at_plan(plan, sources, args.workers)
     result = run_planned.audit_plan(planned, args.draws)

@@ -71,8 +71,11 @@ def _leakage(planned: Planned, patient: np.ndarray, is_known: bool, draws: int) 
             result[f"by {scheme}, {1 - TEST_SHARE:.0%} / {TEST_SHARE:.0%}"] = leak.mean_and_range(
                 [figures(*split) for split in splits]
             )
-    prepared = figures(planned.splits == "train", planned.splits == "test")
-    result[f"by {planned.scheme}, as prepared"] = {k: {"value": v} for k, v in prepared.items()}
+    if {"train", "test"} <= set(planned.splits):  # a data set may be there to test on only
+        prepared = figures(planned.splits == "train", planned.splits == "test")
+        result[f"by {planned.scheme}, as prepared"] = {
+            key: {"value": value} for key, value in prepared.items()
+        }
     return result
 
 

@@ -19,13 +19,13 @@ REFUSAL_CODES: dict[str, str] = {
     "timeout": "decoding took longer than the limit per file",
     "crashed": "the decoder crashed",
     # what the tables say about it
-    "outside_folder": "an id that is not a plain file name",
+    "outside_folder": "an id or a path that does not stay in the folder of the images",
     "no_file": "the tables have this id, the folder has no file for it",
     "no_label": "the tables have no usable row for this id",
     "conflicting_labels": "the tables contradict themselves about this id",
     "bad_box": "a box that is missing, empty, not a number or outside the image",
     "duplicate": "a second file or a repeated row for the same id",
-    "no_patient": "the mapping does not say whose image this is",
+    "no_patient": "neither the mapping nor the table says whose image this is",
     "no_split": "the table's own splits do not say train, validation or test",
 }
 

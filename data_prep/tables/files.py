@@ -36,6 +36,7 @@ class ImageFolder:
                 if path.suffix.lower() in SUFFIXES:
                     self._by_spelling[str(spelling.with_suffix(""))].add(name)
         self._exact = set(self.names)
+        self._real_root = os.path.realpath(root)
 
     def find(self, cell: str) -> str:
         """The one file that a cell names, as in `names`.
@@ -58,19 +59,17 @@ class ImageFolder:
             first, second = sorted(found)[:2]
             raise DicomRefusal("duplicate", f"{cell!r} may be {first} or {second}")
         (name,) = found
-        self._check_inside(name)
+        # A link may lead to another file of the folder, and not to what the user did not give.
+        if not self.real_path(name).startswith(os.path.join(self._real_root, "")):
+            raise DicomRefusal("outside_folder", f"{name} is a link to {self.real_path(name)}")
         return name
 
     def path(self, name: str) -> str:
         return os.fspath(self.root / name)
 
-    def _check_inside(self, name: str) -> None:
-        """A link may lead to another file of the folder, and not to what the user did not give."""
-        if "://" in self.path(name):
-            return
-        root, target = os.path.realpath(self.root), os.path.realpath(self.path(name))
-        if os.path.commonpath((root, target)) != root:
-            raise DicomRefusal("outside_folder", f"{name} is a link to {target}")
+    def real_path(self, name: str) -> str:
+        """The file that links lead to; the same for two names of one file."""
+        return os.path.realpath(os.path.join(self._real_root, name))
 
 
 def _joined(folder: epath.Path, name: str, root: epath.Path) -> str:

@@ -1,24 +1,14 @@
-"""The options of `data_prep.prepare` for tables and folders, and the sources that they mean."""
+"""The flags of `data_prep.prepare` for tables and folders."""
 
 import argparse
-import csv
 import re
-from collections.abc import Sequence
-from typing import Any
-
-from etils import epath
+from pathlib import PurePosixPath
 
 from data_prep.cli import UserError
-from data_prep.tables import folders
-from data_prep.tables.files import ImageFolder
-from data_prep.tables.labels import is_missing, is_normal, split_cell
-from data_prep.tables.plan import Plan, plan_records
-from data_prep.tables.reading import read_table
-from data_prep.tables.source import UNKNOWN, Source
 
 _TAKEN = ("rsna_pneumonia", "pneumonia_mnist")
 # Flags of a column that may be left out -> the attribute of `Source`.
-_COLUMNS = {
+COLUMNS = {
     "split_column": "split",
     "view": "view",
     "sex": "sex",
@@ -53,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--patient", action="append", metavar="COLUMN", help="or 'unknown'")
     add("--label", action="append", metavar="COLUMN", help="repeated for several findings")
     add("--where", action="append", metavar="COLUMN=REGEX", help="use only the rows that match")
-    for flag in _COLUMNS:
+    for flag in COLUMNS:
         add(f"--{flag}", action="append", metavar="COLUMN")
     add("--boxes", action="append", metavar="X,Y,WIDTH,HEIGHT", help="four columns, in pixels")
     add("--corners", action="append", metavar="XMIN,YMIN,XMAX,YMAX", help="or these four")
@@ -66,7 +56,7 @@ FOLDER_FLAGS = ("name", "positive", "finding", "values", "patients_of", "dry_run
 FOLDER_ONLY = ("patient_from", "splits")
 TABLE_FLAGS = (
     *FOLDER_FLAGS,
-    *("table", "image", "patient", "label", "where", *_COLUMNS, "boxes", "corners"),
+    *("table", "image", "patient", "label", "where", *COLUMNS, "boxes", "corners"),
 )
 
 
@@ -88,231 +78,11 @@ def data_set_name(said: str | None, path: str) -> str:
     Raises:
       UserError: it is no such name, or that of a data set of this project.
     """
-    name = said or re.sub(r"\W+", "_", epath.Path(path).stem.casefold(), flags=re.ASCII).strip("_")
+    plain = re.sub(r"[^a-z0-9]+", "_", PurePosixPath(path).stem.casefold())
+    name = said or plain.strip("_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in _TAKEN:
         raise UserError(
             f"{name!r} cannot be the name of this data set; give --name with small letters, "
             f"digits and _, and none of {', '.join(_TAKEN)}"
         )
     return name
-
-
-def plan(args: argparse.Namespace) -> tuple[list[Source], Plan]:
-    """The sources that the options mean, and the records to be made from them.
-
-    Raises:
-      UserError: something is missing, contradicts the rest, or cannot be read.
-    """
-    if args.dataset == "folders":
-        source, findings, values = folder_source(args)
-        sources, own_splits = [source], "folder" if source.split else ""
-    else:
-        sources, findings, values = table_sources(args)
-        own_splits = "column" if args.split_column else ""
-    return sources, plan_records(sources, findings, values=values, own_splits=own_splits)
-
-
-def folder_source(args: argparse.Namespace) -> tuple[Source, list[str], list[str]]:
-    """The source of a folder of classes, its findings, and the values that are findings."""
-    if not args.patient_from:
-        raise UserError(
-            "--dataset=folders needs --patient_from, a regular expression that finds the patient "
-            "in a file's name, or images of one patient come into train and test; where nothing "
-            "names the patients, say --patient_from=unknown"
-        )
-    (raw,) = _only_one(args.raw, "raw")
-    folder = ImageFolder(epath.Path(raw))
-    rows = folders.read_folders(folder, args.patient_from)
-    classes = sorted(set(rows[folders.CLASS]))
-    values = _values(args.values, classes) if args.values else []
-    said = _only_one(args.positive or [""], "positive")[0]
-    positive = "" if values else folders.positive_class(classes, said)
-    name = data_set_name(args.name, raw)
-    source = Source(
-        name=name,
-        rows=rows,
-        folder=folder,
-        image=folders.IMAGE,
-        patient=folders.patient_column(args.patient_from),
-        namespace=_namespace((args.patients_of or [name])[0]),
-        labels=(folders.CLASS,),
-        positive=re.escape(positive),
-        split=folders.SPLIT if args.splits == "folder" else "",
-        detailed_class=folders.CLASS,
-    )
-    if source.split and not any(rows[folders.SPLIT]):
-        raise UserError(f"{raw} has no folders train, val and test; leave --splits=folder out")
-    return source, values or list(args.finding or [positive]), values
-
-
-def table_sources(args: argparse.Namespace) -> tuple[list[Source], list[str], list[str]]:
-    """The sources of the tables, the findings, and the values that are findings.
-
-    Raises:
-      UserError: something is missing, contradicts the rest, or cannot be read.
-    """
-    _check_table_flags(args)
-    count = len(args.table)
-    raws = _each(args.raw, count, "raw")
-    paths = [find_table(table, raw) for table, raw in zip(args.table, raws, strict=True)]
-    names = _unique([path.stem for path in paths])
-    name = data_set_name(args.name, args.table[0])
-    image_folders = {raw: ImageFolder(epath.Path(raw)) for raw in dict.fromkeys(raws)}
-    optional: dict[str, list[Any]] = {
-        field: _each(getattr(args, flag), count, flag) for flag, field in _COLUMNS.items()
-    } | {
-        flag: [tuple(one) for one in _lists(getattr(args, flag), count, flag)]
-        for flag in ("boxes", "corners")
-    }
-    labels = [args.label] if count == 1 else _lists(args.label, count, "label")
-    where = (
-        [args.where or []]
-        if count == 1
-        else [[one] if one else [] for one in _each(args.where, count, "where")]
-    )
-    images, patients, positives, namespaces = (
-        _each(said, count, flag)
-        for flag, said in (
-            ("image", args.image),
-            ("patient", args.patient),
-            ("positive", args.positive),
-            ("patients_of", args.patients_of or [name]),
-        )
-    )
-    if UNKNOWN in patients and set(patients) != {UNKNOWN}:
-        raise UserError(
-            "--patient=unknown for only some tables: their images cannot be kept apart from those "
-            "of known patients; prepare them as a data set of their own"
-        )
-    sources = [
-        Source(
-            name=names[i],
-            rows=read_table(paths[i]),
-            folder=image_folders[raws[i]],
-            image=images[i],
-            patient=patients[i],
-            namespace=_namespace(namespaces[i]),
-            labels=tuple(labels[i]),
-            positive=positives[i],
-            where=tuple(_condition(text) for text in where[i]),
-            **{field: one_each[i] for field, one_each in optional.items()},
-        )
-        for i in range(count)
-    ]
-    return sources, *_findings(args, sources)
-
-
-def find_table(table: str, raw: str) -> epath.Path:
-    """The table's file: as it was given, or else in the folder of the images."""
-    path, inside = epath.Path(table), epath.Path(raw) / table
-    return inside if not path.exists() and inside.exists() else path
-
-
-def _check_table_flags(args: argparse.Namespace) -> None:
-    for flag, why in {
-        "table": "the file with a row for each image",
-        "image": "the column that names the image file",
-        "label": "the column of the label",
-        "patient": "the column of the patient, or images of one patient come into train and test; "
-        "where nothing names the patients, say --patient=unknown",
-    }.items():
-        if not getattr(args, flag):
-            raise UserError(f"--dataset=table needs --{flag}: {why}")
-    if len(args.table) > 1 and not args.patients_of:
-        raise UserError(
-            "several tables need --patients_of, which says whose patients they are: the same name "
-            "for tables that number the same patients (who then stay in one split), different "
-            "names where 7 is another person in each"
-        )
-    if args.boxes and args.corners:
-        raise UserError("--boxes and --corners are two ways to say the same; give one of them")
-
-
-def _findings(args: argparse.Namespace, sources: Sequence[Source]) -> tuple[list[str], list[str]]:
-    first = list(sources[0].labels)
-    if args.values:
-        for source in sources:
-            if len(source.labels) != 1:
-                raise UserError("--values are those of one column; give one --label")
-        if args.values == "all" and len(sources) > 1:
-            raise UserError("--values=all is for one table; name the findings of several tables")
-        occurring = [_occurring(source) for source in sources]
-        values = _values(args.values, sorted(occurring[0]))
-        for source, found in zip(sources, occurring, strict=True):
-            if strange := [value for value in values if value not in found]:
-                raise UserError(
-                    f"the column {source.labels[0]!r} of {source.name} never has {strange[0]!r}; "
-                    f"it has {', '.join(sorted(found)[:20])}"
-                )
-        return values, values
-    findings = list(args.finding or first)
-    if len(findings) != len(first) or any(len(one.labels) != len(first) for one in sources):
-        raise UserError(
-            f"{len(first)} columns of labels and {len(findings)} names of findings; give as many "
-            "--finding as --label, and every table the same number of them"
-        )
-    if not args.finding and any(list(source.labels) != first for source in sources):
-        raise UserError("the tables call their labels differently; name the findings by --finding")
-    return findings, []
-
-
-def _occurring(source: Source) -> set[str]:
-    cells = set(source.chosen_rows()[source.labels[0]])
-    return {value for cell in cells if not is_missing(cell) for value in split_cell(cell)}
-
-
-def _values(said: str, occurring: list[str]) -> list[str]:
-    if said == "all":
-        return [value for value in occurring if not is_normal(value)]
-    return _split(said)
-
-
-def _each(said: list[str] | None, count: int, flag: str) -> list[str]:
-    """One value for each table."""
-    if not said or len(said) == 1:
-        return (said or [""]) * count
-    if len(said) != count:
-        raise UserError(
-            f"--{flag} is given {len(said)} times for {count} table(s); give it once for all "
-            "tables, or once for each in the same order"
-        )
-    return said
-
-
-def _lists(said: list[str] | None, count: int, flag: str) -> list[list[str]]:
-    lists = [_split(text) if text else [] for text in _each(said, count, flag)]
-    if flag != "label" and any(len(one) not in (0, 4) for one in lists):
-        raise UserError(f"--{flag} is four columns, separated by commas")
-    return lists
-
-
-def _split(text: str) -> list[str]:
-    """At commas, but not in a column's name that stands in quotation marks."""
-    return [part.strip() for part in next(csv.reader([text], skipinitialspace=True))]
-
-
-def _condition(text: str) -> tuple[str, str]:
-    column, equals, pattern = text.partition("=")
-    if not equals:
-        raise UserError(f"--where={text} has no =; give COLUMN=REGEX")
-    return column, pattern
-
-
-def _namespace(name: str) -> str:
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(f"--patients_of={name} must be letters, digits, _, - or .")
-    return name
-
-
-def _only_one(said: list[str], flag: str) -> list[str]:
-    if len(said) != 1:
-        raise UserError(f"--{flag} is given {len(said)} times; give it once")
-    return said
-
-
-def _unique(names: list[str]) -> list[str]:
-    """The names, with a number where one occurs again."""
-    return [
-        name if name not in names[:i] else f"{name}_{names[: i + 1].count(name)}"
-        for i, name in enumerate(names)
-    ]

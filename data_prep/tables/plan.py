@@ -3,13 +3,13 @@
 import dataclasses
 import hashlib
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from data_prep.cli import UserError
 from data_prep.dicom import DicomRefusal
-from data_prep.manifest import NOT_LABELLED
 from data_prep.records import SPLITS, Record, assign_split
 from data_prep.tables.images import Row, TableImage, read_image
 from data_prep.tables.patients import merge_spellings
@@ -83,7 +83,7 @@ def plan_records(
         found: dict[str, TableImage] = {}
         bad: dict[str, DicomRefusal] = {}
         for file, rows in by_file.items():
-            real = os.path.realpath(source.folder.path(file))
+            real = source.folder.real_path(file)
             try:
                 if taken.setdefault(real, prefix + file) != prefix + file:
                     raise DicomRefusal("duplicate", f"it is {taken[real]}, which has a record")
@@ -117,7 +117,8 @@ def plan_records(
                 source=image.origin or source.name,
             )
         )
-    has_validation = not own_splits or any(one.split == "validation" for one in records)
+    splits = {record.split for record in records}
+    has_validation = not own_splits or "validation" in splits or "train" not in splits
     if not has_validation:
         records = [_with_validation(record) for record in records]
     detailed = tuple(sorted({record.detailed_class for record in records}))
@@ -161,22 +162,23 @@ def _check_source(source: Source, images: int, refused: Mapping[str, DicomRefusa
     if images:
         return
     codes = Counter(refusal.code for refusal in refused.values())
-    name, refusal = next(iter(refused.items()))
+    ((code, _),) = codes.most_common(1)
+    name, refusal = next(pair for pair in refused.items() if pair[1].code == code)
     raise UserError(
-        f"{source.name} gives no usable image ({dict(codes)}, the first is {name}: "
-        f"{refusal.message}){_label_values(source) if codes['no_label'] else ''}; see --raw, "
-        "--image, --label and --positive"
+        f"{source.name} gives no usable image: {dict(codes)}, such as {name}: {refusal.message}"
+        f"{_label_values(source) if code == 'no_label' else ''}; see --raw, --image, --label and "
+        "--positive"
     )
 
 
 def _check_labels(sources: Sequence[Source], plan: Plan) -> None:
     """A wrong --positive shows as a finding that no image has, or every image."""
-    labels = [one.label if isinstance(one.label, tuple) else (one.label,) for one in plan.records]
-    for place, finding in enumerate(plan.findings):
-        found = {label[place] for label in labels} - {NOT_LABELLED}
-        if len(found) < 2:
+    labels = np.array([record.label for record in plan.records]).reshape(-1, len(plan.findings))
+    for finding, column in zip(plan.findings, labels.T, strict=True):
+        is_in_every = len(plan.findings) == 1 and (column == 1).all()
+        if is_in_every or not (column == 1).any():
             raise UserError(
-                f"{'every' if found == {1} else 'no'} image has {finding!r}"
+                f"{'every' if is_in_every else 'no'} image has {finding!r}"
                 f"{''.join(map(_label_values, sources))}; a label is 0 or 1, false or true, or "
                 "--positive says which value means that the finding is there"
             )
@@ -212,13 +214,13 @@ def _in_two_splits(records: Sequence[Record]) -> tuple[str, ...]:
     return tuple(sorted(patient for patient, found in splits.items() if len(found) > 1))
 
 
-def check_splits(records: Sequence[Record], refused: Mapping[str, DicomRefusal]) -> None:
-    """Raises UserError where a split would be empty."""
-    sizes = Counter(record.split for record in records)
+def check_splits(plan: Plan) -> None:
+    """Raises UserError where a split would be empty, unless the splits are the sources' own."""
+    sizes = Counter(record.split for record in plan.records)
     for split in SPLITS:
-        if not sizes[split]:
-            codes = dict(Counter(refusal.code for refusal in refused.values()))
+        if not sizes[split] and plan.scheme in ("patient", "image"):
+            codes = dict(Counter(refusal.code for refusal in plan.refused.values()))
             raise UserError(
-                f"the {split} split would be empty: {len(records)} images are usable"
+                f"the {split} split would be empty: {len(plan.records)} images are usable"
                 f"{f', and refused were {codes}' if codes else ''}; give more images"
             )

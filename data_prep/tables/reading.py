@@ -2,17 +2,19 @@
 
 import csv
 import io
+import math
 import os
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from etils import epath
 
 from data_prep.cli import UserError
 from data_prep.files.regular_files import read_bytes
 
 _MAX_BYTES = 1 << 30
-_SEPARATORS = ",;\t"
+_SEPARATORS = ";\t,"  # where two occur alike, a comma is rather a part of a name
 
 
 def read_table(path: epath.Path) -> pd.DataFrame:
@@ -36,7 +38,7 @@ def read_table(path: epath.Path) -> pd.DataFrame:
     if not len(table):
         raise UserError(f"{path} has no rows; give --table a table with a row for each image")
     table.columns = [str(name).strip() for name in table.columns]
-    if twice := sorted(table.columns[table.columns.duplicated()]):
+    if twice := sorted(set(table.columns[table.columns.duplicated()]) - {""}):
         raise UserError(f"{path} has two columns {twice[0]!r}; rename one of them")
     return table.apply(lambda column: column.str.strip())
 
@@ -52,7 +54,7 @@ def _read_csv(path: epath.Path, data: bytes) -> pd.DataFrame:
     header = text.splitlines()[0] if text else ""
     separator = max(_SEPARATORS, key=header.count)
     try:
-        # The csv module tells a line with too many cells, which pandas takes for an index.
+        # With the header as a row, pandas takes no column for an index, and tells longer rows.
         width = len(next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), []))
         table = pd.read_csv(
             io.StringIO(text, newline=""),
@@ -60,7 +62,6 @@ def _read_csv(path: epath.Path, data: bytes) -> pd.DataFrame:
             dtype=str,
             header=None,
             names=range(width),
-            index_col=False,
             keep_default_na=False,
             on_bad_lines="error",
         )
@@ -73,14 +74,17 @@ def _read_csv(path: epath.Path, data: bytes) -> pd.DataFrame:
 
 def _read_parquet(path: epath.Path, data: bytes) -> pd.DataFrame:
     try:
-        table = pd.read_parquet(io.BytesIO(data), dtype_backend="pyarrow")
+        table = pq.read_table(io.BytesIO(data))
     except (ValueError, OSError, pa.ArrowException) as error:
         raise UserError(f"{path} is not a Parquet table ({error}); write it again") from error
-    return table.reset_index(drop=True).apply(lambda column: column.map(_cell).astype(object))
+    columns = {
+        name: map(_cell, table[name].to_pylist()) for name in dict.fromkeys(table.column_names)
+    }
+    return pd.DataFrame(columns, dtype=str)
 
 
 def _cell(value: object) -> str:
-    if value is None or value is pd.NA or value != value:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))

@@ -26,7 +26,8 @@ def rows_of(raw: epath.Path, patients: dict[str, str]) -> tuple[list[tuple], int
     Raises:
       UserError: a table is missing, or no image has a row.
     """
-    rows, left_out = [], 0
+    rows: list[tuple] = []
+    left_out = 0
     for image_id, found in sorted(rsna.read_labels(raw).items()):
         patient = patients.get(image_id)
         if isinstance(found, DicomRefusal) or not patient:
@@ -34,7 +35,7 @@ def rows_of(raw: epath.Path, patients: dict[str, str]) -> tuple[list[tuple], int
             continue
         image = (f"{image_id}.dcm", patient, found.target, found.detailed_class)
         boxes = [(x, y, xmax - x, ymax - y) for y, x, ymax, xmax in found.boxes]
-        rows += [(*image, *box) for box in boxes or [("",) * 4]]
+        rows += [(*image, *box) for box in boxes] or [(*image, "", "", "", "")]
     if not rows:
         raise UserError(f"the mapping names no patient for any image of {raw}; give its mapping")
     return rows, left_out

@@ -59,7 +59,7 @@ def _source_lines(plan: Plan, source: Source) -> Iterator[str]:
     if unused := [name for name in source.rows.columns if name not in source.columns()]:
         yield f"  columns not used: {', '.join(unused)}"
     if unnamed := plan.unnamed[source.name]:
-        yield f"  {unnamed:,} files of {source.folder.root} are named by no row that is used"
+        yield f"  files of {source.folder.root} that no row in use names: {unnamed:,}"
 
 
 def _images_of(plan: Plan, source: Source, sources: int) -> int:
@@ -75,18 +75,18 @@ def _warnings(plan: Plan, sources: Sequence[Source]) -> Iterator[str]:
         )
     if merged := plan.merged_patients:
         yield (
-            f"warning: {len(merged):,} patients are spelled in several ways, such as {merged[0]}; "
-            "each is taken for one patient."
+            f"warning: patients spelled in several ways, each taken for one: {len(merged):,}, such "
+            f"as {merged[0]}."
         )
     if shared := plan.patients_in_two_splits:
         yield (
             f"WARNING: LEAK: {len(shared):,} patients are in two splits, such as {shared[0]}; "
-            "figures on the test split are too good. Leave the own splits out to split by patient."
+            "figures on the test split are too good. Without the own splits it splits by patient."
         )
     if not plan.has_own_validation:
         yield (
-            "note: the own splits have no validation; 15 % of the patients of train were taken "
-            "for it."
+            "note: the own splits have no validation; 15 % of the patients of train are taken for "
+            "it."
         )
 
 

@@ -103,6 +103,21 @@ def test_several_findings_are_judged_each_on_its_labelled_images(folder, tmp_pat
     assert not found["edema"]["columns"]["column ward"]["shortcut"]
 
 
+def test_a_data_set_to_test_on_has_no_leakage_as_prepared(folder, tmp_path, monkeypatch):
+    rows = (folder / "one.csv").read_text().splitlines()
+    table = [f"{rows[0]};split", *(f"{row};test" for row in rows[1:])]
+    (tmp_path / "own.csv").write_text("\n".join(table))
+    audit(
+        monkeypatch,
+        *("--dataset=table", f"--raw={folder / 'one'}", f"--table={tmp_path / 'own.csv'}"),
+        *("--image=file", "--patient=person", "--label=pneumonia", "--split_column=split"),
+        f"--out={tmp_path / 'audit.json'}",
+    )
+    result = json.loads((tmp_path / "audit.json").read_text())
+    assert set(result["leakage"]) == {"by patient, 85% / 15%", "by image, 85% / 15%"}
+    assert result["findings"]["pneumonia"]["untested"]["column split"] == "always 'test'"
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

@@ -1,0 +1,65 @@
+import pytest
+from etils import epath
+
+from data_prep.cli import UserError
+from data_prep.dicom import DicomRefusal
+from data_prep.tables.files import ImageFolder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    raw = tmp_path / "raw"
+    for name in ("a.png", "b b.dcm", "sub/c.JPG", "sub/notes.txt", "x/same.png", "y/same.png"):
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        (raw / name).write_bytes(b"")
+    (tmp_path / "secret.png").write_bytes(b"")
+    (raw / "out.png").symlink_to(tmp_path / "secret.png")
+    (raw / "in.png").symlink_to(raw / "a.png")
+    return ImageFolder(epath.Path(raw))
+
+
+@pytest.mark.parametrize(
+    ("cell", "name"),
+    [
+        ("a.png", "a.png"),
+        ("./a", "a.png"),
+        ("b b", "b b.dcm"),
+        ("sub/c", "sub/c.JPG"),
+        ("sub\\c.JPG", "sub/c.JPG"),
+        ("c", "sub/c.JPG"),
+        ("x/same", "x/same.png"),
+        ("in.png", "in.png"),
+        ("notes.txt", "sub/notes.txt"),
+    ],
+)
+def test_the_file_that_a_cell_means(folder, cell, name):
+    assert folder.find(cell) == name
+
+
+@pytest.mark.parametrize(
+    ("cell", "code"),
+    [
+        ("", "no_file"),
+        (".", "no_file"),
+        ("none.png", "no_file"),
+        ("A.png", "no_file"),
+        ("notes", "no_file"),
+        ("../secret.png", "outside_folder"),
+        ("sub/../../secret.png", "outside_folder"),
+        ("/etc/passwd", "outside_folder"),
+        ("C:\\images\\a.png", "outside_folder"),
+        ("out.png", "outside_folder"),
+        ("same", "duplicate"),
+    ],
+)
+def test_what_is_refused(folder, cell, code):
+    with pytest.raises(DicomRefusal) as refusal:
+        folder.find(cell)
+    assert refusal.value.code == code
+
+
+def test_no_folder_and_an_empty_one(tmp_path):
+    with pytest.raises(UserError, match="no folder"):
+        ImageFolder(epath.Path(tmp_path / "none"))
+    with pytest.raises(UserError, match="no file"):
+        ImageFolder(epath.Path(tmp_path))
