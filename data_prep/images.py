@@ -20,7 +20,9 @@ from data_prep.dicom import MAX_PIXELS, DicomRefusal, Radiograph, read_radiograp
 from data_prep.dicom.header import read_header
 from data_prep.dicom.reader import load_file, refuse_constant
 
-warnings.filterwarnings("ignore", module="PIL")  # oddities are refusals here, or harmless
+# Oddities are refusals here, or harmless.
+warnings.filterwarnings("ignore", module="PIL")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 FORMATS = ("dicom", "png", "jpeg", "tiff")
 _SIGNATURES = {
@@ -107,8 +109,9 @@ def _decode(data: bytes, kind: str, max_pixels: int) -> np.ndarray:
     _check(picture)
     if kind == "jpeg":
         return _decode_jpeg(data, picture.mode)
-    tags = getattr(picture, "tag_v2", {})
-    if tags and (set(tags[258]) - {8, 16} or set(tags.get(339, (1,))) != {1}):
+    tags = getattr(picture, "tag_v2", {})  # of a TIFF
+    bits = set(tags[258]) if tags else {data[24]}
+    if tags and (bits - {8, 16} or set(tags.get(339, (1,))) != {1}):
         raise DicomRefusal(
             "bad_header",
             f"TIFF with BitsPerSample {tags[258]}, SampleFormat {tags.get(339, (1,))}; "
@@ -120,7 +123,7 @@ def _decode(data: bytes, kind: str, max_pixels: int) -> np.ndarray:
             return pixels
         # Pillow inverts 8 bits for PhotometricInterpretation 0 (MinIsWhite), but not 16.
         return (65535 - pixels if tags.get(262) == 0 else pixels).astype(np.uint16)
-    if (set(tags[258]) == {16}) if tags else data[24] == 16:
+    if bits == {16}:
         # Pillow has no 16-bit colour and would drop the lower byte.
         deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if deep is None:
@@ -183,5 +186,5 @@ def _check_grey(colour: Sequence[np.ndarray], tolerance: int) -> None:
     spread = cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)
     if spread.max() > tolerance:
         raise DicomRefusal(
-            "not_monochrome", f"{np.count_nonzero(spread > tolerance):,} pixels are coloured"
+            "not_monochrome", f"coloured pixels: {np.count_nonzero(spread > tolerance):,}"
         )

@@ -1,4 +1,4 @@
-"""Bundle and DICOM files -> predictions. Needs the bundle and the decoder, no training code.
+"""Bundle and radiographs -> predictions. Needs the bundle and the decoder, no training code.
 
 The Python interface is Predictor.load("bundle").predict(["radiograph.dcm"]).
 """

@@ -21,7 +21,8 @@ exit status:
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m cbam_flax.predict",
-        description="Scores raw DICOM radiographs with an exported bundle. Not for clinical use.",
+        description="Scores radiographs (DICOM, PNG, JPEG, TIFF) with an exported bundle. "
+        "Not for clinical use.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -70,6 +71,11 @@ def main() -> int:
         summary = score_files(predictor, sources, draft, workers=arguments.workers, **wanted)
     for warning in predictor.bundle.get("warnings", ()):
         print(f"warning of the bundle: {warning}", file=sys.stderr)
+    if summary.without_header:
+        print(
+            f"scope unknown for {summary.without_header} of the scored images: PNG, JPEG and TIFF "
+            f"files state no modality, body part or view"
+        )
     if summary.without_dicom:
         print(
             f"no DICOM output for {summary.without_dicom} of the scored images: they have no valid "

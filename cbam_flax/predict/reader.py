@@ -19,8 +19,9 @@ import numpy as np
 
 from cbam_flax.predict.overlay import scale_to_panel
 from data_prep.cli import UserError
-from data_prep.dicom import REFUSAL_CODES, DicomRefusal, Radiograph, read_radiograph
+from data_prep.dicom import REFUSAL_CODES, DicomRefusal, Radiograph
 from data_prep.grey_range import grey_range
+from data_prep.images import read_image
 from data_prep.resize import Placement, fit_image, shrink
 from data_prep.workers import Lost, run_tasks
 
@@ -49,7 +50,7 @@ class Decoded:
     """A decoded file on its way to the model.
 
     Attributes:
-        header: as `data_prep.dicom.read_radiograph` gives it.
+        header: as `data_prep.images.read_image` gives it.
         square: uint8 (S, S), what the model sees.
         greys: `data_prep.grey_range` of the image as the training images were prepared.
         panel: uint8, the image with a longer side of 768 pixels; None if no picture is wanted.
@@ -73,8 +74,8 @@ class Refused:
 
 
 def decode(path: str | os.PathLike[str], preprocessing: dict[str, Any]) -> Radiograph:
-    """The radiograph in one DICOM file. Raises `DicomRefusal`."""
-    return read_radiograph(path, voi=preprocessing["voi"])
+    """The radiograph in one DICOM, PNG, JPEG or TIFF file. Raises `DicomRefusal`."""
+    return read_image(path, voi=preprocessing["voi"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +168,7 @@ def find_files(paths: Iterable[pathlib.Path]) -> list[Source]:
             path.lstat()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(
-                f"{path} does not exist; give DICOM files or folders of them"
+                f"{path} does not exist; give radiographs or folders of them"
             ) from error
         for file in sorted(_walk(path)) if os.path.isdir(path) else [path]:
             found.setdefault(os.path.realpath(file), file)  # unlike `resolve`, of a loop too

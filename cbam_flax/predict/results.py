@@ -53,12 +53,15 @@ def decision_text(result: Result, bundle: dict[str, Any]) -> str:
 def warning_words(result: Result, bundle: dict[str, Any]) -> list[str]:
     """What makes the prediction doubtful, a word each: LEAK, SHORTCUT, SMALL, SYNTHETIC, ...
 
-    The bundle's warnings, in full in its `warnings`, and whether the image itself is a drawing.
+    The bundle's warnings, in full in its `warnings`; whether the image itself is a drawing; and
+    whether its file has no header, so that nobody knows if the image is in scope.
     """
     words = [text.partition(":")[0] for text in bundle.get("warnings", ())]
     words = [word for word in words if word.isupper()]
     if result.image.header["synthetic_data"].upper() == "YES":
         words.append("SYNTHETIC IMAGE")
+    if result.image.header["format"] != "dicom":
+        words.append("NO HEADER")
     return words
 
 

@@ -11,7 +11,7 @@ def out_of_scope(header: dict[str, Any], scope: dict[str, list[str]]) -> list[st
     """What in the header is outside the bundle's scope, as `name=value`; empty when in scope.
 
     Args:
-        header: as `data_prep.dicom.read_radiograph` gives it; missing values raise no flag.
+        header: as `data_prep.images.read_image` gives it; missing values raise no flag.
         scope: `modalities` and `views` are exact DICOM terms; a body part is in scope when it
             contains one of `body_parts`.
     """

@@ -20,11 +20,15 @@ REJECTED_COLUMNS = ("file", "code", "message")
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """How many files were scored and refused, and how many had no identifiers for DICOM output."""
+    """How many files were scored and refused.
+
+    Of the scored ones, how many have no identifiers for DICOM output, and how many no header.
+    """
 
     scored: int
     refused: int
     without_dicom: int
+    without_header: int
 
 
 def score_files(
@@ -56,7 +60,8 @@ def score_files(
         overlays=folders.get("overlays"),
         dicom=folders.get("dicom"),
     )
-    scored, refused, without_dicom = {}, {}, 0  # lines by the file's position among the inputs
+    scored, refused = {}, {}  # lines by the file's position among the inputs
+    without_dicom = without_header = 0
     with (
         ThreadPoolExecutor(max(workers, 1)) as pool,
         cli.progress(None, "predicting", len(sources)) as progress,
@@ -64,6 +69,7 @@ def score_files(
         for found, rejected in reader.map_ahead(score, batches, workers=1, ahead=2):
             for result in found:
                 scored[result.image.source.index] = results.row(result, predictor.bundle)
+                without_header += result.image.header["format"] != "dicom"
             for item in rejected:
                 line = (str(item.source.path), item.refusal.code, item.refusal.message)
                 refused[item.source.index] = line
@@ -75,7 +81,7 @@ def score_files(
         ("rejected.csv", REJECTED_COLUMNS, refused),
     ):
         csv_files.write(out / name, columns, (lines[index] for index in sorted(lines)))
-    return Summary(len(scored), len(refused), without_dicom)
+    return Summary(len(scored), len(refused), without_dicom, without_header)
 
 
 def output_names(sources: Sequence[reader.Source], *, overlays: bool, dicom: bool) -> list[str]:

@@ -23,11 +23,8 @@ The folder of images may be missing; then near-duplicates are not looked for, an
 and pixel spacing come from --metadata alone: a CSV file with the columns patientId, ViewPosition,
 PatientSex, PatientAge and PixelSpacing. --splits tests a split that somebody published: how many
 images of each other split share a patient, or are themselves, in its train."""
-
-
+DATA_SETS = ("rsna", "table", "folders", *options.NAMED_SETS)
 _MAX_RESULT_BYTES = 1 << 26
-
-
 TABLE_EXAMPLE = """example:
   python -m data_prep.audit --dataset=table --raw=images --table=labels.csv --image=file \\
       --patient=patient --label=pneumonia --out=audit.json
@@ -38,11 +35,11 @@ The options are those with which data_prep.prepare makes the data set."""
 
 
 def parse_args() -> argparse.Namespace:
-    which = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    which.add_argument("--dataset", choices=("rsna", "table", "folders"), default="rsna")
+    which = argparse.ArgumentParser("python -m data_prep.audit", add_help=False, allow_abbrev=False)
+    which.add_argument("--dataset", choices=DATA_SETS, default="rsna")
     dataset = which.parse_known_args()[0].dataset
     parser = _rsna_parser() if dataset == "rsna" else _table_parser()
-    parser.add_argument("--dataset", default="rsna", help="rsna (default), table or folders")
+    parser.add_argument("--dataset", choices=DATA_SETS, default="rsna", help="default: rsna")
     add = parser.add_argument
     add("--out", required=True, type=Path, help="the JSON file to write")
     add("--workers", type=int, default=os.cpu_count() or 1, help="decoding processes")
@@ -61,7 +58,8 @@ def _table_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--raw", action="append", required=True, help="the folder of the images")
-    parser.set_defaults(mapping=None, split=None)  # flags of prepare's for other data sets
+    parser.add_argument("--split", choices=("patient", "official"), help="as for prepare")
+    parser.set_defaults(mapping=None)  # a flag of prepare's for another data set
     options.add_options(parser)
     return parser
 
@@ -114,13 +112,13 @@ def audit_tables(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """The figures of the data set that these options plan, and how they are shown."""
     from data_prep.audit import run_planned
     from data_prep.audit.planned import look_at_plan
-    from data_prep.tables.sources import sources_and_plan
+    from data_prep.tables.job import sources_and_plan
     from data_prep.tables.summary import print_warnings
 
     options.check_flags(args)
     if args.dry_run:
         raise cli.UserError("--dry-run is of data_prep.prepare; the audit writes --out and no more")
-    sources, plan = sources_and_plan(args)
+    sources, plan, _ = sources_and_plan(args)
     print_warnings(plan, sources)
     planned = look_at_plan(plan, sources, args.workers)
     result = run_planned.audit_plan(planned, args.draws)

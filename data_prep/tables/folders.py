@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 import pandas as pd
 
 from data_prep.cli import UserError
+from data_prep.files.csv_files import to_utf8
 from data_prep.tables.files import ImageFolder
 from data_prep.tables.images import SPLIT_NAMES
 from data_prep.tables.labels import is_normal
@@ -45,8 +46,8 @@ def read_folders(folder: ImageFolder, patient_from: str) -> pd.DataFrame:
     return pd.DataFrame(
         {
             IMAGE: map(str, names),
-            CLASS: [name.parts[depth] for name in names],
-            PATIENT: [_patient(find, name.name) for name in names],
+            CLASS: [to_utf8(name.parts[depth]) for name in names],
+            PATIENT: [to_utf8(_patient(find, name.name)) for name in names],
             SPLIT: [name.parts[0] if splits else "" for name in names],
         },
         dtype=object,

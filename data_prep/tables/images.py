@@ -80,7 +80,7 @@ def read_image(rows: Sequence[Row], source: Source, values: Sequence[str]) -> Ta
         patient=patient,
         split=SPLIT_NAMES.get(split.casefold(), ""),
         boxes=tuple(dict.fromkeys(box for row in rows if (box := _box(row, source)))),
-        detailed_class=_cell(rows, source.detailed_class) or None,
+        detailed_class=" ".join(_cell(rows, source.detailed_class).split()) or None,
         view=_cell(rows, source.view).upper() or None,
         sex=_sex(_cell(rows, source.sex)),
         age=parse_age(clean(_cell(rows, source.age))),

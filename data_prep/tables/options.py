@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 
 from data_prep.cli import UserError
 
+NAMED_SETS = ("nih", "kermany", "chexpert", "padchest", "vindr")
 _TAKEN = ("rsna_pneumonia", "pneumonia_mnist")
 # Flags of a column that may be left out -> the attribute of `Source`.
 COLUMNS = {
@@ -54,6 +55,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 FOLDER_FLAGS = ("name", "positive", "finding", "values", "patients_of", "dry_run")
 FOLDER_ONLY = ("patient_from", "splits")
+NAMED_FLAGS = ("name", "label", "dry_run")
+_SPLITS: dict[str, tuple[str, ...]] = {
+    "rsna": ("patient", "image", "row"),
+    "pneumonia_mnist": ("official",),
+    **dict.fromkeys(NAMED_SETS, ("patient", "official")),
+}
 TABLE_FLAGS = (
     *FOLDER_FLAGS,
     *("table", "image", "patient", "label", "where", *COLUMNS, "boxes", "corners"),
@@ -62,12 +69,21 @@ TABLE_FLAGS = (
 
 def check_flags(args: argparse.Namespace) -> None:
     """Raises UserError for a flag of another kind of data set, which would do nothing."""
+    if len(args.raw) > 1 and args.dataset != "table":
+        raise UserError(f"--raw is given {len(args.raw)} times; give it once")
     of_kind = {"table": (*TABLE_FLAGS,), "folders": (*FOLDER_FLAGS, *FOLDER_ONLY)}
+    of_kind |= dict.fromkeys(NAMED_SETS, NAMED_FLAGS)
     allowed = set(of_kind.get(args.dataset, ()))
     for flag in (*TABLE_FLAGS, *FOLDER_ONLY):
         if getattr(args, flag) is not None and flag not in allowed:
             raise UserError(f"--{flag} does nothing with --dataset={args.dataset}; leave it out")
-    if allowed and (args.mapping or args.split):
+    splits = _SPLITS.get(args.dataset, ())
+    if args.split and splits and args.split not in splits:
+        raise UserError(
+            f"--split={args.split} is not for --dataset={args.dataset}, which has "
+            f"{' and '.join(splits)}"
+        )
+    if allowed and (args.mapping or (args.split and not splits)):
         flag = "mapping" if args.mapping else "split"
         raise UserError(f"--{flag} is for --dataset=rsna; see --patient and --split_column")
 

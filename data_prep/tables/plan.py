@@ -5,11 +5,13 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
 from data_prep.cli import UserError
 from data_prep.dicom import DicomRefusal
+from data_prep.files.csv_files import to_utf8
 from data_prep.records import SPLITS, Record, assign_split
 from data_prep.tables.images import Row, TableImage, read_image
 from data_prep.tables.patients import merge_spellings
@@ -23,7 +25,7 @@ class Plan:
     """What is to be done, and what there is to say of it.
 
     Attributes:
-      records: sorted by image id.
+      records: in the order of their names.
       refused: why a file, or a row without one, becomes no record.
       findings: what the labels are of.
       detailed_classes: every kind of image that occurs.
@@ -72,75 +74,90 @@ def plan_records(
     Raises:
       UserError: a table lacks a column or a usable label, or what the images are is free text.
     """
-    images: dict[str, tuple[Source, str, TableImage]] = {}  # by name in the manifest
-    refused: dict[str, DicomRefusal] = {}
-    unnamed = {}
-    taken: dict[str, str] = {}  # real path -> name in the manifest
-    for source in sources:
-        prefix = f"{source.name}/" if len(sources) > 1 else ""
-        by_file, missing = _rows_by_file(source)
-        unnamed[source.name] = len(set(source.folder.names) - by_file.keys())
-        found: dict[str, TableImage] = {}
-        bad: dict[str, DicomRefusal] = {}
-        for file, rows in by_file.items():
-            real = source.folder.real_path(file)
-            try:
-                if taken.setdefault(real, prefix + file) != prefix + file:
-                    raise DicomRefusal("duplicate", f"it is {taken[real]}, which has a record")
-                found[file] = read_image(rows, source, values)
-            except DicomRefusal as refusal:
-                bad[file] = refusal
-        _check_source(source, len(found), missing | bad)
-        refused |= {prefix + name: refusal for name, refusal in (missing | bad).items()}
-        images |= {prefix + file: (source, file, image) for file, image in found.items()}
-
+    gathered = _gather(sources, values)
     patients, merged = merge_spellings(
-        (source.namespace, image.patient) for source, _, image in images.values() if image.patient
+        (one.source.namespace, one.image.patient) for one in gathered.images if one.image.patient
     )
-    records = []
-    for name, (source, file, image) in sorted(images.items()):
-        patient = patients.get((source.namespace, image.patient), "")
-        records.append(
-            Record(
-                image_id=name,
-                path=source.folder.path(file),
-                split=image.split or assign_split(patient or name),
-                label=image.label if len(findings) > 1 else image.label[0],
-                detailed_class=image.detailed_class or _plain_class(image.label, findings),
-                boxes=image.boxes,
-                patient_id=f"{source.namespace}:{patient}" if patient else "",
-                file=name,
-                view=image.view,
-                sex=image.sex,
-                age=image.age,
-                spacing=image.spacing,
-                source=image.origin or source.name,
-            )
-        )
+    records = [
+        _record(one, patients.get((one.source.namespace, one.image.patient), ""), findings)
+        for one in sorted(gathered.images, key=lambda one: one.name)
+    ]
     splits = {record.split for record in records}
     has_validation = not own_splits or "validation" in splits or "train" not in splits
     if not has_validation:
         records = [_with_validation(record) for record in records]
-    detailed = tuple(sorted({record.detailed_class for record in records}))
-    if len(detailed) > _MAX_CLASSES:
-        raise UserError(
-            f"--detailed_class has {len(detailed)} different values, such as {detailed[0]!r}; "
-            "choose a column with a few kinds of images"
-        )
     unknown = all(source.patient == UNKNOWN for source in sources)
     plan = Plan(
         records=tuple(records),
-        refused=refused,
+        refused=gathered.refused,
         findings=tuple(findings),
-        detailed_classes=detailed,
+        detailed_classes=tuple(sorted({record.detailed_class for record in records})),
         scheme=own_splits or ("image" if unknown else "patient"),
-        unnamed=unnamed,
+        unnamed=gathered.unnamed,
         merged_patients=tuple(merged),
         patients_in_two_splits=_in_two_splits(records),
         has_own_validation=has_validation,
     )
     _check_labels(sources, plan)
     return plan
+
+
+class _Named(NamedTuple):
+    """An image with the file that a source names, and its name in the manifest."""
+
+    source: Source
+    file: str
+    name: str
+    image: TableImage
+
+
+class _Gathered(NamedTuple):
+    images: list[_Named]
+    refused: dict[str, DicomRefusal]
+    unnamed: dict[str, int]
+
+
+def _gather(sources: Sequence[Source], values: Sequence[str]) -> _Gathered:
+    """Every image of every source, once."""
+    gathered = _Gathered([], {}, {})
+    taken: dict[str, str] = {}  # real path -> name in the manifest
+    for source in sources:
+        prefix = f"{source.name}/" if len(sources) > 1 else ""
+        by_file, refused = _rows_by_file(source)
+        usable = 0
+        for file, rows in by_file.items():
+            name, real = prefix + file, source.folder.real_path(file)
+            try:
+                if taken.setdefault(real, name) != name:
+                    raise DicomRefusal("duplicate", f"it is {taken[real]}, which has a record")
+                gathered.images.append(_Named(source, file, name, read_image(rows, source, values)))
+                usable += 1
+            except DicomRefusal as refusal:
+                refused[file] = refusal
+        if not usable:
+            _refuse_source(source, refused)
+        gathered.refused.update({prefix + file: refusal for file, refusal in refused.items()})
+        gathered.unnamed[source.name] = len(set(source.folder.names) - by_file.keys())
+    return gathered
+
+
+def _record(one: _Named, patient: str, findings: Sequence[str]) -> Record:
+    source, image = one.source, one.image
+    return Record(
+        image_id=to_utf8(one.name),
+        path=source.folder.path(one.file),
+        split=image.split or assign_split(patient or one.name),
+        label=image.label if len(findings) > 1 else image.label[0],
+        detailed_class=image.detailed_class or _plain_class(image.label, findings),
+        boxes=image.boxes,
+        patient_id=f"{source.namespace}:{patient}" if patient else "",
+        file=one.name,
+        view=image.view,
+        sex=image.sex,
+        age=image.age,
+        spacing=image.spacing,
+        source=image.origin or source.name,
+    )
 
 
 def _rows_by_file(source: Source) -> tuple[dict[str, list[Row]], dict[str, DicomRefusal]]:
@@ -157,10 +174,8 @@ def _rows_by_file(source: Source) -> tuple[dict[str, list[Row]], dict[str, Dicom
     return by_file, missing
 
 
-def _check_source(source: Source, images: int, refused: Mapping[str, DicomRefusal]) -> None:
+def _refuse_source(source: Source, refused: Mapping[str, DicomRefusal]) -> NoReturn:
     """A wrong --raw, --image or --label makes every image of a source unusable."""
-    if images:
-        return
     codes = Counter(refusal.code for refusal in refused.values())
     ((code, _),) = codes.most_common(1)
     name, refusal = next(pair for pair in refused.items() if pair[1].code == code)
@@ -172,7 +187,15 @@ def _check_source(source: Source, images: int, refused: Mapping[str, DicomRefusa
 
 
 def _check_labels(sources: Sequence[Source], plan: Plan) -> None:
-    """A wrong --positive shows as a finding that no image has, or every image."""
+    """A wrong --positive shows as a finding that no image has, or every image.
+
+    So does a column of free text as the class, by its many values.
+    """
+    if len(plan.detailed_classes) > _MAX_CLASSES:
+        raise UserError(
+            f"--detailed_class has {len(plan.detailed_classes)} different values, such as "
+            f"{plan.detailed_classes[0]!r}; choose a column with a few kinds of images"
+        )
     labels = np.array([record.label for record in plan.records]).reshape(-1, len(plan.findings))
     for finding, column in zip(plan.findings, labels.T, strict=True):
         is_in_every = len(plan.findings) == 1 and (column == 1).all()

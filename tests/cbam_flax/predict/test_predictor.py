@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 
+import cv2
 import numpy as np
 import pytest
 
@@ -113,7 +114,7 @@ def test_good_radiographs_are_scored_between_bad_ones(toy, radiographs, tmp_path
     out.mkdir()
     predictor = Predictor.load(toy, batch_size=4)
     summary = score_files(predictor, sources, out, workers=2)
-    assert summary == Summary(scored=9, refused=3, without_dicom=0)
+    assert summary == Summary(scored=9, refused=3, without_dicom=0, without_header=0)
     rows = read_csv(out / "predictions.csv")
     assert [row["image_id"] for row in rows] == [f"image{i}" for i in range(9)]
     found = [float(row["probability"]) for row in rows]
@@ -124,6 +125,20 @@ def test_good_radiographs_are_scored_between_bad_ones(toy, radiographs, tmp_path
     rejected = {pathlib.Path(r["file"]).name: r["code"] for r in read_csv(out / "rejected.csv")}
     assert rejected == {"page.html": "not_dicom", "flat.dcm": "constant", "empty.dcm": "not_dicom"}
     assert sorted(path.name for path in out.iterdir()) == ["predictions.csv", "rejected.csv"]
+
+
+def test_a_file_without_a_header_is_decided_and_says_so(toy, tmp_path, write_dicom):
+    paths = [write_dicom(tmp_path / "a.dcm", IMAGES[0])]
+    for suffix in ("png", "tiff"):
+        paths.append(tmp_path / f"{suffix}.{suffix}")
+        cv2.imwrite(str(paths[-1]), IMAGES[0])
+    predictor = Predictor.load(toy)
+    summary = score_files(predictor, reader.find_files(paths), tmp_path, workers=0)
+    assert summary == Summary(scored=3, refused=0, without_dicom=0, without_header=2)
+    rows = read_csv(tmp_path / "predictions.csv")
+    assert [row["warnings"] for row in rows] == ["", "NO HEADER", "NO HEADER"]
+    assert len({(row["probability"], row["decision"], row["flags"]) for row in rows}) == 1
+    assert predictor.predict(paths[1]) == pytest.approx(float(rows[1]["probability"]))
 
 
 def test_out_of_scope_is_flagged_and_not_decided(toy, tmp_path, write_dicom):

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from etils import epath
 
@@ -61,3 +63,9 @@ def test_the_positive_class():
     for classes, said in ((["a", "b"], ""), (["NORMAL", "a", "b"], ""), (["a", "b"], "c")):
         with pytest.raises(UserError, match="--positive"):
             folders.positive_class(classes, said)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    (row,) = read(tmp_path, [os.fsdecode(b"r\xe9sultat/p\xe91.png")], "p.")
+    assert (row["class"], row["patient"]) == ("r\\udce9sultat", "p\\udce9")
+    assert os.fsencode(row["image"]) == b"r\xe9sultat/p\xe91.png"
