@@ -69,8 +69,6 @@ TABLE_FLAGS = (
 
 def check_flags(args: argparse.Namespace) -> None:
     """Raises UserError for a flag of another kind of data set, which would do nothing."""
-    if len(args.raw) > 1 and args.dataset != "table":
-        raise UserError(f"--raw is given {len(args.raw)} times; give it once")
     of_kind = {"table": (*TABLE_FLAGS,), "folders": (*FOLDER_FLAGS, *FOLDER_ONLY)}
     of_kind |= dict.fromkeys(NAMED_SETS, NAMED_FLAGS)
     allowed = set(of_kind.get(args.dataset, ()))
@@ -86,6 +84,8 @@ def check_flags(args: argparse.Namespace) -> None:
     if allowed and (args.mapping or (args.split and not splits)):
         flag = "mapping" if args.mapping else "split"
         raise UserError(f"--{flag} is for --dataset=rsna; see --patient and --split_column")
+    if len(args.raw) > 1 and args.dataset != "table":
+        raise UserError(f"--raw is given {len(args.raw)} times; give it once")
 
 
 def data_set_name(said: str | None, path: str) -> str:
