@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING
 
 from data_prep import cli
-from data_prep.cli import UserError
 from data_prep.tables import options
 
 if TYPE_CHECKING:
@@ -77,8 +76,6 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # only for the notice that it prints
     options.check_flags(args)
-    if len(args.raw) > 1 and args.dataset != "table":
-        raise UserError(f"--raw is given {len(args.raw)} times; give it once")
     job = _job(args)
     if job is not None:
         _run(job, args)

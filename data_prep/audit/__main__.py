@@ -11,21 +11,60 @@ from typing import Any
 from data_prep import cli
 from data_prep.files import folders
 from data_prep.files.regular_files import NotAFileError, TooLargeError, read_bytes
+from data_prep.tables import options
 
 EXAMPLE = """example:
   python -m data_prep.audit --raw=rsna --mapping=download --out=audit.json
   python -m data_prep.audit --raw=rsna --mapping=download --out=audit.json --splits=published.csv
+  python -m data_prep.audit --dataset=table --help
+  python -m data_prep.audit --dataset=folders --help
 
 The folder of images may be missing; then near-duplicates are not looked for, and view, sex, age
 and pixel spacing come from --metadata alone: a CSV file with the columns patientId, ViewPosition,
 PatientSex, PatientAge and PixelSpacing. --splits tests a split that somebody published: how many
 images of each other split share a patient, or are themselves, in its train."""
-
-
+DATA_SETS = ("rsna", "table", "folders", *options.NAMED_SETS)
 _MAX_RESULT_BYTES = 1 << 26
+TABLE_EXAMPLE = """example:
+  python -m data_prep.audit --dataset=table --raw=images --table=labels.csv --image=file \\
+      --patient=patient --label=pneumonia --out=audit.json
+  python -m data_prep.audit --dataset=folders --raw=chest_xray --patient_from='person\\d+' \\
+      --out=audit.json
+
+The options are those with which data_prep.prepare makes the data set."""
 
 
 def parse_args() -> argparse.Namespace:
+    which = argparse.ArgumentParser("python -m data_prep.audit", add_help=False, allow_abbrev=False)
+    which.add_argument("--dataset", choices=DATA_SETS, default="rsna")
+    dataset = which.parse_known_args()[0].dataset
+    parser = _rsna_parser() if dataset == "rsna" else _table_parser()
+    parser.add_argument("--dataset", choices=DATA_SETS, default="rsna", help="default: rsna")
+    add = parser.add_argument
+    add("--out", required=True, type=Path, help="the JSON file to write")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="decoding processes")
+    add("--draws", type=int, default=100, help="random splits, and bootstraps (default 100)")
+    args = parser.parse_args()
+    if args.workers < 1 or args.draws < 2:
+        parser.error("--workers must be at least 1 and --draws at least 2")
+    return args
+
+
+def _table_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.audit",
+        description=__doc__,
+        epilog=TABLE_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--raw", action="append", required=True, help="the folder of the images")
+    parser.add_argument("--split", choices=("patient", "official"), help="as for prepare")
+    parser.set_defaults(mapping=None)  # a flag of prepare's for another data set
+    options.add_options(parser)
+    return parser
+
+
+def _rsna_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m data_prep.audit",
         description=__doc__,
@@ -37,13 +76,7 @@ def parse_args() -> argparse.Namespace:
     add("--mapping", required=True, help="the mapping to patients: its file, or 'download'")
     add("--metadata", help="a CSV file of header values, used instead of the images' own")
     add("--splits", help="a published split: a CSV file with the columns image_id and split")
-    add("--out", required=True, type=Path, help="the JSON file to write")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="decoding processes")
-    add("--draws", type=int, default=100, help="random splits, and bootstraps (default 100)")
-    args = parser.parse_args()
-    if args.workers < 1 or args.draws < 2:
-        parser.error("--workers must be at least 1 and --draws at least 2")
-    return args
+    return parser
 
 
 def check_out(path: Path) -> None:
@@ -68,6 +101,32 @@ def check_out(path: Path) -> None:
 
 def main() -> None:
     args = parse_args()
+    check_out(args.out)
+    result, text = audit_rsna(args) if args.dataset == "rsna" else audit_tables(args)
+    with cli.naming(args.out):
+        write(args.out, result)
+    print(text)
+
+
+def audit_tables(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """The figures of the data set that these options plan, and how they are shown."""
+    from data_prep.audit import run_planned
+    from data_prep.audit.planned import look_at_plan
+    from data_prep.tables.job import sources_and_plan
+    from data_prep.tables.summary import print_warnings
+
+    options.check_flags(args)
+    if args.dry_run:
+        raise cli.UserError("--dry-run is of data_prep.prepare; the audit writes --out and no more")
+    sources, plan, _ = sources_and_plan(args)
+    print_warnings(plan, sources)
+    planned = look_at_plan(plan, sources, args.workers)
+    result = run_planned.audit_plan(planned, args.draws)
+    return result, run_planned.render(result)
+
+
+def audit_rsna(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """The figures of the challenge's folder, and how they are shown."""
     from etils import epath
 
     from data_prep import rsna
@@ -75,7 +134,6 @@ def main() -> None:
     from data_prep.audit.inputs import look_at_images, read_metadata, read_splits, read_table
     from data_prep.mapping import find_mapping, read_mapping
 
-    check_out(args.out)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     raw = epath.Path(args.raw)
     mapping = find_mapping(args.mapping, os.fspath(args.out.parent))
@@ -87,9 +145,7 @@ def main() -> None:
         headers, duplicates = look_at_images(raw, table.ids, args.workers)
         metadata = metadata or headers
     result = run.audit(table, metadata, duplicates, args.draws, published)
-    with cli.naming(args.out):
-        write(args.out, result)
-    print(run.render(result))
+    return result, run.render(result)
 
 
 def write(out: Path, result: dict[str, Any]) -> None:

@@ -24,8 +24,8 @@ def confounder_auroc(
 
     Returns:
       `value`, the mean over five folds by patient, each on its own: scores of different models
-      are not to be ranked against each other. `low` and `high`: 95 % of a bootstrap that draws
-      patients, with Poisson weights (Hanley and MacGibbon, 2006).
+      are not to be ranked against each other; a fold of one class has none. `low` and `high`: 95 %
+      of a bootstrap that draws patients, with Poisson weights (Hanley and MacGibbon, 2006).
     """
     features = np.stack(values, axis=1)
     model = make_pipeline(OneHotEncoder(handle_unknown="ignore"), LogisticRegression(max_iter=1000))
@@ -36,8 +36,15 @@ def confounder_auroc(
     tests = [test for _, test in folds.split(features, label, patient)]
 
     def auroc(weight: np.ndarray) -> float:
+        drawn = [test[weight[test] > 0] for test in tests]
         return float(
-            np.mean([roc_auc_score(label[t], score[t], sample_weight=weight[t]) for t in tests])
+            np.mean(
+                [
+                    roc_auc_score(label[t], score[t], sample_weight=weight[t])
+                    for t in drawn
+                    if len(np.unique(label[t])) == 2
+                ]
+            )
         )
 
     rng = np.random.default_rng(0)

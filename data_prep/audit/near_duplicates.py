@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 from data_prep import cli
-from data_prep.dicom import DicomRefusal, read_radiograph
+from data_prep.dicom import DicomRefusal
+from data_prep.images import read_image
 
 _SIDE = 16  # of the hash: 256 bits
 # Calibrated on 630 real images of 568 patients: one image after resizing, JPEG and a change of
@@ -24,7 +25,7 @@ class Look(NamedTuple):
 def look_at(path: str) -> Look | DicomRefusal:
     """What a worker does with one image."""
     try:
-        radiograph = read_radiograph(path)
+        radiograph = read_image(path)
     except DicomRefusal as refusal:
         return refusal
     return Look(radiograph.header, perceptual_hash(radiograph.image))

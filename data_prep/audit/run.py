@@ -103,17 +103,8 @@ def render(result: dict[str, Any]) -> str:
         f"{result['images']:,} images of {result['patients']:,} real patients, "
         f"{result['positive']:,} positive; {result['rows']:,} rows; {result['left_out']} left out",
         "",
-        "share of the test images whose ... is in train; AUROC of the patient memoriser",
-        f"{'split':28}{'own patient':>20}{'own image':>20}{'own image, positive':>20}"
-        f"{'look-alike':>20}{'memoriser':>22}",
+        *render_leakage(result["leakage"]),
     ]
-    for name, figures in result["leakage"].items():
-        shares = ("patients", "images", "positive_images", "near_duplicates")
-        lines.append(
-            f"{name:28}"
-            + "".join(f"{_percent(figures.get(key)):>20}" for key in shares)
-            + f"{_auroc(figures['patient_memoriser']):>22}"
-        )
     if result["published_rows_unknown"]:
         lines.append(
             f"{result['published_rows_unknown']:,} rows of --splits are not judged: their images "
@@ -130,8 +121,25 @@ def render(result: dict[str, Any]) -> str:
             for value, rate in found.get("positive_rate", {}).items()
         ]
         text = "; positive: " + ", ".join(rates) if 0 < len(rates) <= 4 else ""
-        lines.append(f"{name:10}{_auroc(found['auroc'])}{text}")
+        lines.append(f"{name:10}{show_auroc(found['auroc'])}{text}")
     return "\n".join(lines)
+
+
+def render_leakage(leakage: dict[str, Any]) -> list[str]:
+    """The lines of a table; a figure that a split does not have is left empty."""
+    lines = [
+        "share of the test images whose ... is in train; AUROC of the patient memoriser",
+        f"{'split':28}{'own patient':>20}{'own image':>20}{'own image, positive':>20}"
+        f"{'look-alike':>20}{'memoriser':>22}",
+    ]
+    for name, figures in leakage.items():
+        shares = ("patients", "images", "positive_images", "near_duplicates")
+        lines.append(
+            f"{name:28}"
+            + "".join(f"{_percent(figures.get(key)):>20}" for key in shares)
+            + f"{show_auroc(figures.get('patient_memoriser')):>22}"
+        )
+    return lines
 
 
 def _percent(figure: dict[str, float] | None) -> str:
@@ -141,6 +149,8 @@ def _percent(figure: dict[str, float] | None) -> str:
     return f"{figure['value']:.1%}{interval}"
 
 
-def _auroc(figure: dict[str, float]) -> str:
+def show_auroc(figure: dict[str, float] | None) -> str:
+    if figure is None:
+        return ""
     interval = f" ({figure['low']:.3f}-{figure['high']:.3f})" if "low" in figure else ""
     return f"{figure['value']:.3f}{interval}"

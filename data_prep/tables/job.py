@@ -11,14 +11,13 @@ from data_prep.jobs import Job, preprocessing
 from data_prep.tables import options, summary
 from data_prep.tables import sources as sources_of
 from data_prep.tables.named_sets import read_named_set
-from data_prep.tables.plan import check_splits, plan_records
+from data_prep.tables.plan import Plan, check_splits, plan_records
 from data_prep.tables.source import UNKNOWN, Source
 
 
 def table_job(args: argparse.Namespace) -> Job | None:
     """Plans the records and says so; None where that was all (`--dry-run`)."""
-    sources, findings, values, files, own_splits = _understand(args)
-    plan = plan_records(sources, findings, values=values, own_splits=own_splits)
+    sources, plan, files = sources_and_plan(args)
     summary.print_summary(plan, sources, samples=bool(args.dry_run))
     summary.print_warnings(plan, sources)
     check_splits(plan)
@@ -55,6 +54,12 @@ def table_job(args: argparse.Namespace) -> Job | None:
     films = [epath.Path(record.path) for record in plan.records]
     variant = f"{name}/{config.name}/{TableBuilder.VERSION}"
     return Job(make_builder, variant, settings, files, films)
+
+
+def sources_and_plan(args: argparse.Namespace) -> tuple[list[Source], Plan, list[epath.Path]]:
+    """What the flags mean, the records to be made from it, and the tables that it was read from."""
+    sources, findings, values, files, own_splits = _understand(args)
+    return sources, plan_records(sources, findings, values=values, own_splits=own_splits), files
 
 
 class _Understood(NamedTuple):

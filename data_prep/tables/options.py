@@ -85,6 +85,8 @@ def check_flags(args: argparse.Namespace) -> None:
     if allowed and (args.mapping or (args.split and not splits)):
         flag = "mapping" if args.mapping else "split"
         raise UserError(f"--{flag} is for --dataset=rsna; see --patient and --split_column")
+    if len(args.raw) > 1 and args.dataset != "table":
+        raise UserError(f"--raw is given {len(args.raw)} times; give it once")
 
 
 def data_set_name(said: str | None, path: str) -> str:

@@ -9,6 +9,8 @@ import sys
 
 import numpy as np
 
+from cbam_flax.evaluate.run import evaluate_workdir
+from cbam_flax.export.run import export_workdir
 from cbam_flax.input_pipeline import load_split
 from cbam_flax.predict import Predictor, reader
 from cbam_flax.predict.bundle import read_bundle
@@ -41,10 +43,12 @@ def test_every_command_sees_the_images_that_training_saw(tmp_path):
         *("cbam_flax.main", "--config=configs/rsna.py:pool=max,context=none,head=gap"),
         *(f"--workdir={workdir}", f"--config.data_dir={tmp_path}", "--config.image_size=32"),
         *("--config.batch_size=8", "--config.duration.steps=3", "--config.model.width=0.0625"),
+        "--config.evaluate.at_end=()",
     )
     assert "images of 64 px shrunk to 32" in log
     assert json.loads((workdir / "config.json").read_text())["dataset"] == "rsna_pneumonia/64px"
-    run("cbam_flax.export", f"--workdir={workdir}", f"--out={bundle}")
+    evaluate_workdir(str(workdir), "test", explained=0, resamples=20)
+    export_workdir(str(workdir), bundle)
     preprocessing = read_bundle(bundle)["preprocessing"]
     assert (preprocessing["image_size"], preprocessing["prepared_size"]) == (32, 64)
 
