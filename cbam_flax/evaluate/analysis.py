@@ -7,7 +7,7 @@ import numpy as np
 import scipy.special
 
 from cbam_flax.evaluate import baselines, bootstrap, patients, statistics, subgroups
-from cbam_flax.evaluate.calibration import MEASURES, Calibration
+from cbam_flax.evaluate.calibration import MEASURES, NOT_FITTED, Calibration
 from data_prep.manifest import SYNTHETIC_WARNING
 
 Columns = Mapping[str, np.ndarray]
@@ -123,6 +123,15 @@ def at_prevalence(
 
 def warnings(metrics: Mapping[str, Any]) -> list[str]:
     """Warnings about the metrics, most serious first."""
+    return [
+        *warnings_of_data(metrics),
+        *warnings_of_figures(metrics),
+        *warnings_of_selection(metrics),
+    ]
+
+
+def warnings_of_data(metrics: Mapping[str, Any]) -> list[str]:
+    """Drawn images, and what of the training split is among those evaluated."""
     found = [SYNTHETIC_WARNING] if metrics["data"]["synthetic"] else []
     shared = metrics["overlap"]
     if shared is None:
@@ -143,6 +152,12 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
             f"images, since they or the training images name no patient. Intervals are over "
             f"{metrics['bootstrap']['unit']}: too narrow if patients have several images."
         )
+    return found
+
+
+def warnings_of_figures(metrics: Mapping[str, Any]) -> list[str]:
+    """Of one finding: shortcuts, a calibration that does harm, few images."""
+    found = []
     if metrics["baselines"]:
         name = metrics["best_baseline"]
         gain = metrics["baselines"][name]["gain"]
@@ -159,17 +174,24 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
             f"SMALL: {positive} positive and {negative} negative images; the intervals are wide "
             f"and approximate."
         )
-    if metrics["split"] == metrics["calibration"]["split"] and not metrics["external"]:
-        found.append(
-            "The checkpoint, the calibration and the operating point were chosen on this "
-            "split: its metrics are optimistic."
-        )
     return found
+
+
+def warnings_of_selection(metrics: Mapping[str, Any]) -> list[str]:
+    """Whether the figures are of the split that the model was chosen on."""
+    if metrics["split"] != "validation" or metrics["external"]:
+        return []
+    return [
+        "The checkpoint, the calibration and the operating point were chosen on this "
+        "split: its metrics are optimistic."
+    ]
 
 
 def _calibration_warnings(metrics: Mapping[str, Any]) -> list[str]:
     """Where calibration made the Brier score or the ECE worse, as far as three decimals show."""
     fitted = metrics["calibration"]
+    if fitted["criterion"] == NOT_FITTED:
+        return []
     if not fitted.get("before"):
         return [
             "CALIBRATION: it was fitted by an older version, which did not record whether it "

@@ -11,11 +11,13 @@ from cbam_flax import provenance as provenance_lib
 from cbam_flax.checkpoint import Restored
 from cbam_flax.evaluate import calibration, report
 from cbam_flax.evaluate.calibration import Calibration
+from cbam_flax.evaluate.findings import Calibrations
 from cbam_flax.evaluate.predict_split import FURTHER_COLUMNS, Predictions
 from cbam_flax.input_pipeline import Split
 from data_prep.cli import UserError
 from data_prep.files import csv_files, folders, unmarked_folder
 from data_prep.files.text_files import read_json
+from data_prep.manifest import NOT_LABELLED
 
 COLUMNS = ("image_id", "patient_id", "label", "probability", "logit", *FURTHER_COLUMNS)
 EVALUATE_AGAIN = "run cbam_flax.evaluate again, under another --name or with that moved away"
@@ -49,10 +51,15 @@ def write(
     """
     known = np.where(predictions["patient_known"], predictions["patient_id"], "")
     written = {**predictions, "patient_id": known}
-    rows = zip(*(_cells(name, written[name]) for name in COLUMNS), strict=True)
+    columns = COLUMNS
+    if "findings" in metrics:
+        written |= _by_finding(predictions, list(metrics["findings"]))
+        of_findings = [name for name in written if ":" in name]
+        columns = ("image_id", "patient_id", *of_findings, *FURTHER_COLUMNS)
+    rows = zip(*(_cells(name, written[name]) for name in columns), strict=True)
     with folders.writing(folder, **_output()) as draft:
         (draft / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-        csv_files.write(draft / "predictions.csv", COLUMNS, rows)
+        csv_files.write(draft / "predictions.csv", columns, rows)
         for name, data in drawn.items():
             (draft / f"{name}.png").write_bytes(data)
         (draft / "report.html").write_text(page)
@@ -72,6 +79,8 @@ def read(folder: Any) -> tuple[dict[str, Any], Predictions]:
             f"--workdir={folder.parent.parent} first"
         )
     metrics = read_metrics(folder)
+    if "findings" in metrics:
+        raise UserError(f"{folder} is of several findings; only evaluations of one are compared")
     table = folder / "predictions.csv"
     rows = csv_files.read(table, COLUMNS, EVALUATE_AGAIN)
     try:
@@ -105,19 +114,22 @@ def read_metrics(folder: Any) -> dict[str, Any]:
     try:
         made = metrics["provenance"]
         fits = type(made["checkpoint_step"]) is int and type(made["config"]) is dict
-        fits = fits and 0 <= metrics["threshold"] <= 1
+        judged = list(metrics.get("findings", {"": metrics}).values())
+        fits = fits and bool(judged)
+        fits = fits and all(0 <= each["threshold"] <= 1 for each in judged if each["n"])
         fits = fits and type(metrics["data"]["split_scheme"]) is str
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         fits = False
     if not fits:
         raise UserError(
             f"{path} lacks its provenance, its data or a threshold from 0 to 1; {EVALUATE_AGAIN}"
         )
-    calibration.parse(metrics.get("calibration"), path)
+    for each in judged:
+        calibration.parse(each.get("calibration"), path)
     return metrics
 
 
-def calibrations(workdir: Any, weights_sha256: str) -> dict[str, Calibration]:
+def calibrations(workdir: Any, weights_sha256: str) -> dict[str, Calibration | Calibrations]:
     """By the name of the evaluation, the calibrations of a model with these very weights.
 
     What cannot be read is left out: it is fitted again.
@@ -125,14 +137,20 @@ def calibrations(workdir: Any, weights_sha256: str) -> dict[str, Calibration]:
     Args:
         workdir: an epath.Path.
     """
-    found = {}
+    found: dict[str, Calibration | Calibrations] = {}
     for path in sorted((workdir / "evaluation").glob("*/metrics.json")):
         try:
             metrics = read_metrics(path.parent)
         except UserError:
             continue
-        if metrics["provenance"].get("weights_sha256") == weights_sha256:
-            found[path.parent.name] = Calibration(**metrics["calibration"])
+        if metrics["provenance"].get("weights_sha256") != weights_sha256:
+            continue
+        if "findings" in metrics:
+            of = {name: each["calibration"] for name, each in metrics["findings"].items()}
+            fitted = Calibrations({name: Calibration(**each) for name, each in of.items()})
+        else:
+            fitted = Calibration(**metrics["calibration"])
+        found[path.parent.name] = fitted
     return found
 
 
@@ -153,7 +171,13 @@ def provenance(restored: Restored, split: Split) -> dict[str, Any]:
 
 def _output() -> dict[str, Any]:
     """What `folders.writing` is told of an evaluation."""
-    pictures = (*report.CURVES, report.FOREST, report.TRAINING, *report.RADIOGRAPHS)
+    pictures = (
+        *report.CURVES,
+        report.FOREST,
+        report.FINDINGS,
+        report.TRAINING,
+        *report.RADIOGRAPHS,
+    )
     names = ("predictions.csv", "report.html", *(f"{name}.png" for name, *_ in pictures))
     return {
         "command": "cbam_flax.evaluate",
@@ -171,10 +195,22 @@ def _output() -> dict[str, Any]:
     }
 
 
+def _by_finding(predictions: Predictions, findings: list[str]) -> Predictions:
+    """`label:NAME`, `probability:NAME` and `logit:NAME` of each finding."""
+    return {
+        f"{name}:{finding}": predictions[name][:, number]
+        for number, finding in enumerate(findings)
+        for name in NUMBERS
+    }
+
+
 def _cells(name: str, column: np.ndarray) -> list[Any]:
     """Numbers stay numbers, so that a negative logit is not taken for text."""
-    if name == "probability":
+    kind, _, finding = name.partition(":")
+    if kind == "probability":
         return [f"{value:.8f}" for value in column]
+    if finding and kind == "label":
+        return ["" if value == NOT_LABELLED else value for value in column]
     if np.issubdtype(column.dtype, np.number):
         return ["" if np.isnan(value) else value for value in column]
     return list(column.astype(str))

@@ -3,13 +3,16 @@
 The pictures are the folder's PNG files, inlined; the rest comes from metrics.json.
 """
 
-import base64
-import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cbam_flax.evaluate import patients
-from cbam_flax.evaluate.plots import shown
+from cbam_flax.evaluate.html_page import flatten as _flatten
+from cbam_flax.evaluate.html_page import page
+from cbam_flax.evaluate.html_page import picture as _picture
+from cbam_flax.evaluate.html_page import table as _table
+from cbam_flax.evaluate.html_page import text as _text
+from cbam_flax.evaluate.html_page import unbroken as _shown
 
 # File, heading, and alternative text.
 CURVES = (
@@ -20,6 +23,7 @@ CURVES = (
     ("confusion", "Operating point", "confusion matrix at the threshold"),
 )
 FOREST = ("subgroups", "AUROC by subgroup", "AUROC of each subgroup with its interval")
+FINDINGS = ("findings", "AUROC by finding", "AUROC of each finding with its interval")
 TRAINING = ("training", "Training", "training loss and validation AUROC by step")
 RADIOGRAPHS = (
     ("mistakes", "Confident mistakes", "images with the most confident errors, with saliency maps"),
@@ -39,24 +43,6 @@ FIGURES = (
     "auroc", "average_precision", "brier", "log_loss", "ece",
     "sensitivity", "specificity", "ppv", "npv", "f1", "accuracy",
 )  # fmt: skip
-
-STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;color:#111;background:#fff;max-width:72rem;
-margin:auto;padding:1rem}
-h1{font-size:1.4rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2rem 0 .5rem}
-h3{font-size:1rem;margin:.3rem 0}
-.headline{font-size:1.7rem;font-weight:700;line-height:1.2}
-.warning{border-left:.4rem solid #D55E00;background:#fff4ec;padding:.5rem .8rem;margin:.5rem 0}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1rem}
-figure{margin:0;break-inside:avoid}img{max-width:min(100%,44rem);height:auto}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{text-align:left;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #ccc;
-vertical-align:top}
-.long td{overflow-wrap:anywhere;font-size:.8rem}small,.small{color:#555}
-@media (max-width:40rem){table{font-size:.85rem}th,td{padding-right:.5rem}}
-@media print{body{max-width:none;font-size:11px}h2,h3{break-after:avoid}
-.scroll{break-inside:avoid}img{max-height:22cm;max-width:100%}}
-"""
 
 
 def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
@@ -87,18 +73,11 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         _picture(pictures, *FOREST),
         _localisation(metrics),
         *(_picture(pictures, *picture) for picture in RADIOGRAPHS),
-        _data(metrics),
+        data_section(metrics),
         _picture(pictures, *TRAINING),
-        "<h2>Provenance</h2>",
-        _provenance(metrics),
-        "<p class=small>Research only. Not a medical device.</p>",
+        *provenance_section(metrics),
     ]
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width,initial-scale=1'>"
-        f"<title>{_text(title)}</title><link rel=icon href='data:,'><style>{STYLE}</style>"
-        f"<body>{''.join(parts)}</body></html>\n"
-    )
+    return page(title, parts)
 
 
 def _headline(metrics: Mapping[str, Any]) -> str:
@@ -196,7 +175,7 @@ def _localisation(metrics: Mapping[str, Any]) -> str:
     )
 
 
-def _data(metrics: Mapping[str, Any]) -> str:
+def data_section(metrics: Mapping[str, Any]) -> str:
     data = metrics["data"]
     rows = [
         (name, f"{split['images']:,}", _count(split["patients"]), f"{split['positive']:,}")
@@ -212,53 +191,16 @@ def _count(patients: int) -> str:
     return f"{patients:,}" if patients else "unknown"
 
 
-def _provenance(metrics: Mapping[str, Any]) -> str:
+def provenance_section(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
     rest = dict(metrics["provenance"])
     config = _table(("", ""), _flatten(rest.pop("config")))
     return (
+        "<h2>Provenance</h2>",
         f"<div class=long>{_table(('', ''), _flatten(rest))}"
-        f"<details><summary>Configuration</summary>{config}</details></div>"
-    )
-
-
-def _shown(figure: Mapping[str, float | None]) -> str:
-    """As in `plots.shown`, with the interval unbroken."""
-    unbroken = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
-    return shown(figure).replace(" to ", unbroken).replace("-", "\N{MINUS SIGN}")
-
-
-def _picture(pictures: Mapping[str, bytes], name: str, heading: str, alt: str) -> str:
-    if name not in pictures:
-        return ""
-    data = base64.b64encode(pictures[name]).decode()
-    return (
-        f"<figure><h3>{heading}</h3>"
-        f"<img alt='{heading}: {html.escape(alt)}' src='data:image/png;base64,{data}'></figure>"
+        f"<details><summary>Configuration</summary>{config}</details></div>",
+        "<p class=small>Research only. Not a medical device.</p>",
     )
 
 
 def _short(figure: Mapping[str, float | None]) -> str:
     return "undefined" if figure["value"] is None else f"{figure['value']:.2f}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    first = "".join(f"<th scope=col>{_text(cell)}" for cell in head) if any(head) else ""
-    body = "".join(
-        f"<tr><th scope=row>{_text(row[0])}" + "".join(f"<td>{_text(cell)}" for cell in row[1:])
-        for row in rows
-    )
-    return f"<div class=scroll><table>{first and f'<tr>{first}'}{body}</table></div>"
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows = []
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            rows += _flatten(value, f"{prefix}{name}.")
-        else:
-            rows.append((prefix + name, str(value)))
-    return rows
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))

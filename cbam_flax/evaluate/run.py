@@ -12,6 +12,8 @@ from cbam_flax.evaluate import (
     analysis,
     bootstrap,
     calibration,
+    findings,
+    findings_report,
     localisation,
     pictures,
     plots,
@@ -71,6 +73,7 @@ def evaluate_workdir(
     own = (config.data_dir, config.dataset)
     given = (data_dir or config.data_dir, dataset or config.dataset)
     evaluated = load_split(*given, config.image_size, split)
+    evaluated = findings.align(evaluated, restored.findings)
     external = not _trained_on(restored, evaluated)
     if name is None:
         name = f"{evaluated.manifest['dataset'].replace('/', '-')}-" * external + split
@@ -95,40 +98,36 @@ def evaluate_workdir(
     except UserError:  # external validation without access to the training data
         train = None
     scheme = train.manifest["split_scheme"] if train else ""
+    several = len(restored.findings) > 1
     metrics = {
         "schema": 1,
         "dataset": evaluated.manifest["dataset"],
         "split": split,
         "external": external,
         "name": name,
-        **analysis.analyse(
+        **(findings if several else analysis).analyse(
             predictions,
             fitted,
             with_known_patients(train.columns, scheme) if train else None,
             prevalences=prevalences,
             resamples=resamples,
         ),
-        "localisation": localisation.localise(
-            restored.model,
-            restored.variables,
-            with_known_patients(evaluated.columns, evaluated.manifest["split_scheme"]),
-            evaluated.images,
-            train.columns["boxes"] if train else None,
-            explained,
-            resamples,
+        **(
+            {}
+            if several
+            else _of_one_finding(restored, evaluated, train, fitted, explained, resamples)
         ),
-        "calibration": dataclasses.asdict(fitted),
         "data": {
             **{key: evaluated.manifest[key] for key in ("dataset", "split_scheme", "splits")},
             "synthetic": is_synthetic(evaluated.manifest),
         },
         "provenance": evaluation_folder.provenance(restored, evaluated),
     }
-    metrics["warnings"] = analysis.warnings(metrics)
-    drawn = pictures.draw(
+    metrics["warnings"] = (findings if several else analysis).warnings(metrics)
+    drawn = (findings_report if several else pictures).draw(
         metrics, predictions, evaluated, restored, folder, with_maps=explained > 0
     )
-    page = report.render(metrics, drawn)
+    page = (findings_report if several else report).render(metrics, drawn)
     evaluation_folder.write(target, metrics, predictions, drawn, page)
     pictures.write_to_tensorboard(folder / "tensorboard", restored.step, name, drawn)
     return metrics
@@ -142,13 +141,40 @@ def conclusion(workdir: str, metrics: Mapping[str, Any]) -> list[str]:
     """
     if not metrics:
         return []
+    name, figure = "AUROC", metrics.get("auroc", bootstrap.UNDEFINED)
+    if "findings" in metrics:
+        name = f"mean AUROC of {len(metrics['mean']['of'])} findings"
+        figure = metrics["mean"].get("auroc", bootstrap.UNDEFINED)
     return [
         f"{metrics['n']:,} images of the {metrics['split']} split: "
-        f"AUROC {plots.shown(metrics['auroc'])}, with the 95 % interval over "
+        f"{name} {plots.shown(figure)}, with the 95 % interval over "
         f"{metrics['bootstrap']['unit']}",
         *([f"warning: {text}" for text in metrics["warnings"]] or ["warnings: none"]),
         f"report: {workdir}/evaluation/{metrics['name']}/report.html",
     ]
+
+
+def _of_one_finding(
+    restored: checkpoint.Restored,
+    evaluated: Split,
+    train: Split | None,
+    fitted: calibration.Calibration,
+    explained: int,
+    resamples: int,
+) -> dict[str, Any]:
+    """Where the maps point, since boxes are of one finding, and its calibration."""
+    return {
+        "localisation": localisation.localise(
+            restored.model,
+            restored.variables,
+            with_known_patients(evaluated.columns, evaluated.manifest["split_scheme"]),
+            evaluated.images,
+            train.columns["boxes"] if train else None,
+            explained,
+            resamples,
+        ),
+        "calibration": dataclasses.asdict(fitted),
+    }
 
 
 def _trained_on(restored: checkpoint.Restored, split: Split) -> bool:
@@ -180,7 +206,7 @@ def _calibration(
     restored: checkpoint.Restored,
     criterion: str | None,
     validation: Callable[[], Predictions],
-) -> calibration.Calibration:
+) -> calibration.Calibration | findings.Calibrations:
     """What an evaluation of these weights with this criterion has fitted already, or a new fit.
 
     Args:
@@ -191,4 +217,6 @@ def _calibration(
     for fitted in found.values():
         if fitted.criterion == criterion:
             return fitted
-    return calibration.fit(validation(), criterion, step=restored.step, split="validation")
+    return findings.fit(
+        validation(), restored.findings, criterion, step=restored.step, split="validation"
+    )
