@@ -179,7 +179,7 @@ def mean_figures(
         statistics.patients_behind(one["label"], one["probability"] >= cut, one["patient_id"])
         for one, cut in zip(ones, cuts, strict=True)
     ]
-    means: dict[str, Any] = {"of": [names[number] for number in judged]}
+    means: dict[str, Any] = {"of": [names[int(number)] for number in judged]}
     for name, values in observed.items():
         value, drawn = float(values.mean()), samples[name].mean(axis=1)
         if name == "ece":  # as in `statistics.figures_with_intervals`

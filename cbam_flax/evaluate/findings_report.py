@@ -124,7 +124,7 @@ def _examples(
         positive = ", ".join(names[predictions["label"][row] == 1]) or "none"
         told = ", ".join(f"{names[i]} {probability[i]:.2f}" for i in likely)
         titles.append(f"labelled: {positive}\nmodel: {told}\n{predictions['image_id'][row]}")
-    return plots.radiographs(images, split.columns["boxes"][chosen], maps, titles)
+    return plots.radiographs(images, list(split.columns["boxes"][chosen]), maps, titles)
 
 
 def render(metrics: Metrics, drawn: Mapping[str, bytes]) -> str:
@@ -180,7 +180,7 @@ def _headline(metrics: Metrics) -> str:
 
 
 def _overview(metrics: Metrics) -> str:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, found in metrics["findings"].items():
         counts = (name, f"{found['n']:,}", f"{found['n_positive']:,}")
         if name not in metrics["mean"]["of"]:

@@ -51,7 +51,7 @@ def write(
     """
     known = np.where(predictions["patient_known"], predictions["patient_id"], "")
     written = {**predictions, "patient_id": known}
-    columns = COLUMNS
+    columns: tuple[str, ...] = COLUMNS
     if "findings" in metrics:
         written |= _by_finding(predictions, list(metrics["findings"]))
         of_findings = [name for name in written if ":" in name]
@@ -147,10 +147,10 @@ def calibrations(workdir: Any, weights_sha256: str) -> dict[str, Calibration | C
             continue
         if "findings" in metrics:
             of = {name: each["calibration"] for name, each in metrics["findings"].items()}
-            fitted = Calibrations({name: Calibration(**each) for name, each in of.items()})
+            of_each = {name: Calibration(**each) for name, each in of.items()}
+            found[path.parent.name] = Calibrations(of_each)
         else:
-            fitted = Calibration(**metrics["calibration"])
-        found[path.parent.name] = fitted
+            found[path.parent.name] = Calibration(**metrics["calibration"])
     return found
 
 

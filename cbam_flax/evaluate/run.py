@@ -98,25 +98,32 @@ def evaluate_workdir(
     except UserError:  # external validation without access to the training data
         train = None
     scheme = train.manifest["split_scheme"] if train else ""
-    several = len(restored.findings) > 1
+    several = len(restored.findings) > 1  # then the same steps, by other modules
+    judged = (findings if several else analysis).analyse(
+        predictions,
+        fitted,
+        with_known_patients(train.columns, scheme) if train else None,
+        prevalences=prevalences,
+        resamples=resamples,
+    )
+    if not several:  # boxes are of one finding
+        judged["localisation"] = localisation.localise(
+            restored.model,
+            restored.variables,
+            with_known_patients(evaluated.columns, evaluated.manifest["split_scheme"]),
+            evaluated.images,
+            train.columns["boxes"] if train else None,
+            explained,
+            resamples,
+        )
+        judged["calibration"] = dataclasses.asdict(fitted)
     metrics = {
         "schema": 1,
         "dataset": evaluated.manifest["dataset"],
         "split": split,
         "external": external,
         "name": name,
-        **(findings if several else analysis).analyse(
-            predictions,
-            fitted,
-            with_known_patients(train.columns, scheme) if train else None,
-            prevalences=prevalences,
-            resamples=resamples,
-        ),
-        **(
-            {}
-            if several
-            else _of_one_finding(restored, evaluated, train, fitted, explained, resamples)
-        ),
+        **judged,
         "data": {
             **{key: evaluated.manifest[key] for key in ("dataset", "split_scheme", "splits")},
             "synthetic": is_synthetic(evaluated.manifest),
@@ -154,29 +161,6 @@ def conclusion(workdir: str, metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _of_one_finding(
-    restored: checkpoint.Restored,
-    evaluated: Split,
-    train: Split | None,
-    fitted: calibration.Calibration,
-    explained: int,
-    resamples: int,
-) -> dict[str, Any]:
-    """Where the maps point, since boxes are of one finding, and its calibration."""
-    return {
-        "localisation": localisation.localise(
-            restored.model,
-            restored.variables,
-            with_known_patients(evaluated.columns, evaluated.manifest["split_scheme"]),
-            evaluated.images,
-            train.columns["boxes"] if train else None,
-            explained,
-            resamples,
-        ),
-        "calibration": dataclasses.asdict(fitted),
-    }
-
-
 def _trained_on(restored: checkpoint.Restored, split: Split) -> bool:
     """Whether the split is from the prepared data that the run was trained on."""
     there = split.manifest["splits"]
@@ -206,8 +190,10 @@ def _calibration(
     restored: checkpoint.Restored,
     criterion: str | None,
     validation: Callable[[], Predictions],
-) -> calibration.Calibration | findings.Calibrations:
+) -> Any:
     """What an evaluation of these weights with this criterion has fitted already, or a new fit.
+
+    A `Calibration`, or `Calibrations` of several findings.
 
     Args:
         validation: () -> predictions of the run's validation split, called only where needed.

@@ -25,7 +25,8 @@ def inference_function(
     """What every artefact computes, with the parameters as constants.
 
     The function takes images, float32 (B, S, S, 1) in [0, 1], and returns `probability` (B,) =
-    sigmoid(scale * logit + bias) and `attention` (B, h, w), the last block's spatial gate in
+    sigmoid(scale * logit + bias), or (B, k) of several findings with float32 (k,) `scale` and
+    `bias`, and `attention` (B, h, w), the last block's spatial gate in
     [0, 1], all zeros with h = w = 1 for a model without one; both float32.
     """
     import jax

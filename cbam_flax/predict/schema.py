@@ -17,6 +17,8 @@ def fault(bundle: dict[str, Any]) -> str | None:
 
     The values need only be what `json` may give; none raises an error here.
     """
+    if "findings" in bundle:
+        return _fault_of_several(bundle)
     for key, (wanted, holds) in RULES.items():
         value: Any = bundle
         for part in key.split("."):
@@ -37,6 +39,24 @@ def fault(bundle: dict[str, Any]) -> str | None:
     size, shape = bundle["preprocessing"]["image_size"], bundle["input"]["shape"]
     if shape[1] != size:
         return f"input.shape is {shape}, which does not fit the image_size {size}"
+    return None
+
+
+def _fault_of_several(bundle: dict[str, Any]) -> str | None:
+    """The first fault of a bundle of several findings: of each one as if it were alone."""
+    names = bundle["findings"]
+    if not _are_texts(names) or not len(set(names)) == len(names) > 1:
+        return f"findings is {reprlib.repr(names)}, not a list of several different names"
+    rest = {key: value for key, value in bundle.items() if key != "findings"}
+    for name in names:
+        one = rest | {"labels": [f"no {name}", name]}
+        for key in ("calibration", "operating_point"):
+            by_finding = bundle.get(key)
+            if not isinstance(by_finding, dict) or name not in by_finding:
+                return f"{key} of {reprlib.repr(name)} is missing"
+            one[key] = by_finding[name]
+        if found := fault(one):
+            return f"{found}, for {reprlib.repr(name)}"
     return None
 
 

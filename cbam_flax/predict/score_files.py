@@ -71,7 +71,7 @@ def score_files(
                 without_dicom += list(pool.map(write, found)).count(False)
             progress.update(len(found) + len(rejected))
     for name, columns, lines in (
-        ("predictions.csv", results.COLUMNS, scored),
+        ("predictions.csv", results.columns(predictor.bundle), scored),
         ("rejected.csv", REJECTED_COLUMNS, refused),
     ):
         csv_files.write(out / name, columns, (lines[index] for index in sorted(lines)))
@@ -115,7 +115,7 @@ def score_batch(
         return out_of_scope(image.header, bundle["scope"]) + grey
 
     return [
-        results.Result(image, flags(image), float(probability), attention)
+        results.Result(image, flags(image), probability, attention)
         for image, probability, attention in zip(
             images, outputs["probability"], outputs["attention"], strict=True
         )
