@@ -12,6 +12,7 @@ from data_prep.manifest import SYNTHETIC_WARNING
 
 Columns = Mapping[str, np.ndarray]
 PREVALENCES = (0.01, 0.05, 0.2)
+SMALL = 30  # images of a class, below which a warning says so
 
 
 def analyse(
@@ -169,7 +170,7 @@ def warnings_of_figures(metrics: Mapping[str, Any]) -> list[str]:
             )
     found += _calibration_warnings(metrics)
     positive, negative = metrics["n_positive"], metrics["n"] - metrics["n_positive"]
-    if min(positive, negative) < 30:
+    if min(positive, negative) < SMALL:
         found.append(
             f"SMALL: {positive} positive and {negative} negative images; the intervals are wide "
             f"and approximate."

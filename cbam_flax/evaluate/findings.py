@@ -118,8 +118,8 @@ def analyse(
         found[name] = {"n": 0, "n_positive": 0}
         if one["label"].size:
             own = train and of_finding(dict(train), number)
-            draws = {"prevalences": prevalences, "resamples": resamples, "seed": seed}
-            found[name] = analysis.analyse(one, each, own, **draws)
+            draws: dict[str, Any] = {"prevalences": prevalences, "resamples": resamples}
+            found[name] = analysis.analyse(one, each, own, seed=seed, **draws)
             found[name].pop("overlap")  # of all images, below
         found[name]["calibration"] = dataclasses.asdict(each)
     thresholds = [each.threshold for each in fitted.of.values()]
@@ -155,8 +155,8 @@ def mean_figures(
         `of`, the names of these findings, and each figure with its interval, undefined where it is
         for one of them.
     """
-    judged = np.flatnonzero(has_both_classes(predictions["label"]))
-    if not judged.size:
+    judged = np.flatnonzero(has_both_classes(predictions["label"])).tolist()
+    if not judged:
         return {"of": []}
     masks, ones = [], []
     for number in judged:
@@ -179,7 +179,7 @@ def mean_figures(
         statistics.patients_behind(one["label"], one["probability"] >= cut, one["patient_id"])
         for one, cut in zip(ones, cuts, strict=True)
     ]
-    means: dict[str, Any] = {"of": [names[int(number)] for number in judged]}
+    means: dict[str, Any] = {"of": [names[number] for number in judged]}
     for name, values in observed.items():
         value, drawn = float(values.mean()), samples[name].mean(axis=1)
         if name == "ece":  # as in `statistics.figures_with_intervals`
@@ -213,9 +213,9 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
             f"NOT JUDGED: {', '.join(left_out)}: the labelled images are all of one class, or "
             f"there are none. The mean is over the other findings."
         )
-    for name, each in metrics["findings"].items():
-        if name in left_out:
-            continue
+    small = []
+    for name in metrics["mean"]["of"]:
+        each = metrics["findings"][name]
         fitted = each["calibration"]
         if fitted["criterion"] == NOT_FITTED:
             found.append(
@@ -224,5 +224,13 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
             )
         for text in analysis.warnings_of_figures({**metrics, **each}):
             kind, _, rest = text.partition(": ")
-            found.append(f"{kind}: {name}: {rest}")
+            if kind == "SMALL":
+                small.append(name)
+            else:
+                found.append(f"{kind}: {name}: {rest}")
+    if small:
+        found.append(
+            f"SMALL: {', '.join(small)}: fewer than {analysis.SMALL} positive or negative images; "
+            f"the intervals are wide and approximate."
+        )
     return found + analysis.warnings_of_selection(metrics)

@@ -77,6 +77,8 @@ def warning_words(result: Result, bundle: dict[str, Any]) -> list[str]:
     """
     words = [text.partition(":")[0] for text in bundle.get("warnings", ())]
     words = [word for word in words if word.isupper()]
+    if findings(bundle):  # several can have the same
+        words = list(dict.fromkeys(words))
     if result.image.header["synthetic_data"].upper() == "YES":
         words.append("SYNTHETIC IMAGE")
     return words

@@ -136,3 +136,15 @@ def test_without_valid_identifiers_there_is_nothing_to_refer_to(header):
     assert dicom_output.has_references(header)
     for missing in ("", "not a uid", "1.2." + "3" * 70):
         assert not dicom_output.has_references(header | {"study_instance_uid": missing})
+
+
+def test_the_report_of_several_findings_holds_each(header, tmp_path):
+    source = dicom_output.source_dataset(header)
+    found = [score(0.75, True, "Pneumonia"), score(0.125, False, "Pleural Thickening")]
+    report = saved(dicom_output.structured_report(source, found, [], BUNDLE), tmp_path / "sr.dcm")
+    items = report_items(report)
+    assert items["Probability"] == [0.75, 0.125]
+    assert items["Pneumonia"] == ["Present"]
+    assert items["Pleural Thickening"] == ["Absent"]
+    assert "operating point of Pleural Thickening 0.25" in items["Algorithm Parameters"]
+    assert report.SeriesDescription == "Scores of 2 findings, NOT FOR CLINICAL USE"
