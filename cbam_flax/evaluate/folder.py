@@ -116,7 +116,7 @@ def read_metrics(folder: Any) -> dict[str, Any]:
         fits = type(made["checkpoint_step"]) is int and type(made["config"]) is dict
         judged = list(metrics.get("findings", {"": metrics}).values())
         fits = fits and bool(judged)
-        fits = fits and all(0 <= each["threshold"] <= 1 for each in judged if each["n"])
+        fits = fits and all(0 <= each["threshold"] <= 1 for each in judged if each.get("n") != 0)
         fits = fits and type(metrics["data"]["split_scheme"]) is str
     except (AttributeError, KeyError, TypeError):
         fits = False

@@ -25,8 +25,8 @@ def test_each_finding_meets_its_own_operating_point():
 
 
 def test_the_decision_is_that_of_the_exact_threshold():
-    """0.1 is a little less than float32's 0.1, and in float32 they would be equal."""
-    point = {"operating_point": {"threshold": np.nextafter(float(np.float32(0.1)), 1)}}
+    """The threshold is a little more than float32's 0.1, and in float32 they would be equal."""
+    point = {"operating_point": {"threshold": float(np.nextafter(float(np.float32(0.1)), 1))}}
     [score] = scores.scores(ONE | point, np.float32(0.1), out_of_scope=False)
     assert score.decision is False
 
