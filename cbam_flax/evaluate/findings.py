@@ -66,7 +66,7 @@ def align(split: Split, findings: Sequence[str]) -> Split:
     """The split with its labels in the order of a model's findings, found by their names.
 
     A finding that the data do not have is not labelled. Where model and data both have one
-    finding, its name is taken for a matter of taste.
+    finding, the labels are taken as they are, and `other_name` says where the names differ.
 
     Raises:
         UserError: the data have none of the findings.
@@ -91,6 +91,14 @@ def align(split: Split, findings: Sequence[str]) -> Split:
     columns = {name: column[keep] for name, column in split.columns.items()}
     columns["label"] = label[keep, 0]
     return dataclasses.replace(split, columns=columns, images=split.images[keep], manifest=manifest)
+
+
+def other_name(split: Split, findings: Sequence[str]) -> list[str]:
+    """A warning where a model's one finding has another name than that of the labels."""
+    [trained, *others], judged = findings, split.findings[0]
+    if others or trained.casefold() == judged.casefold():
+        return []
+    return [f"FINDING: the model was trained on {trained} and is judged by labels of {judged}."]
 
 
 def analyse(

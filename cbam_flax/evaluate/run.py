@@ -131,6 +131,7 @@ def evaluate_workdir(
         "provenance": evaluation_folder.provenance(restored, evaluated),
     }
     metrics["warnings"] = (findings if several else analysis).warnings(metrics)
+    metrics["warnings"] += findings.other_name(evaluated, restored.findings)
     drawn = (findings_report if several else pictures).draw(
         metrics, predictions, evaluated, restored, folder, with_maps=explained > 0
     )

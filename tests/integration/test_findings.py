@@ -9,6 +9,10 @@ import sys
 
 import numpy as np
 import pytest
+from etils import epath
+
+from cbam_flax.evaluate import folder
+from data_prep.cli import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = ["Effusion", "Mass", "Hernia"]
@@ -66,6 +70,11 @@ def test_three_findings_from_training_to_predictions(prepared_findings, write_di
         rows = [row for row in read(evaluation / "predictions.csv") if row[f"label:{name}"]]
         assert len(rows) == found["n"] < 60
         assert sum(int(row[f"label:{name}"]) for row in rows) == found["n_positive"]
+    weights = metrics["provenance"]["weights_sha256"]
+    fitted = folder.calibrations(epath.Path(workdir), weights)["test"]
+    assert (list(fitted.of), fitted.criterion) == (NAMES, "youden")
+    with pytest.raises(UserError, match="of several findings; only evaluations of one"):
+        folder.read(epath.Path(evaluation))
     page = (evaluation / "report.html").read_text()
     assert all(f"<th scope=row>{name}" in page for name in (*NAMES, "mean"))
     assert "UNCALIBRATED: Hernia" in page

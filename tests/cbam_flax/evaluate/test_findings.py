@@ -61,6 +61,9 @@ def test_labels_follow_the_findings_of_the_model_by_name():
     assert findings.align(split, ["hernia", "Mass"]) is split
     alone = a_split([0, 1], ["opacity"])
     assert findings.align(alone, ["pneumonia"]) is alone
+    [warning] = findings.other_name(alone, ["pneumonia"])
+    assert warning.startswith("FINDING: the model was trained on pneumonia and is judged by labels")
+    assert findings.other_name(alone, ["Opacity"]) == findings.other_name(split, NAMES) == []
     np.testing.assert_array_equal(
         findings.align(alone, ["x", "Opacity"]).labels, [[-1, 0], [-1, 1]]
     )
