@@ -54,7 +54,7 @@ def test_of_several_findings_each_needs_its_calibration_and_operating_point():
     several = {key: value for key, value in WHOLE.items() if key != "labels"}
     several["findings"] = ["Mass", "e.g. Hernia"]
     for key in ("calibration", "operating_point"):
-        several[key] = {name: WHOLE[key] for name in several["findings"]}
+        several[key] = {name: dict(WHOLE[key]) for name in several["findings"]}
     assert schema.fault(several) is None
     wrong = copy.deepcopy(several)
     wrong["operating_point"]["e.g. Hernia"]["threshold"] = 2
