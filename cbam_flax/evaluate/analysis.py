@@ -8,12 +8,12 @@ import scipy.special
 
 from cbam_flax import lineage
 from cbam_flax.evaluate import baselines, bootstrap, patients, statistics, subgroups
-from cbam_flax.evaluate.calibration import MEASURES, Calibration
+from cbam_flax.evaluate.calibration import MEASURES, NOT_FITTED, Calibration
 from data_prep.manifest import SYNTHETIC_WARNING
 
 Columns = Mapping[str, np.ndarray]
 PREVALENCES = (0.01, 0.05, 0.2)
-FEW = 30  # images of a class
+SMALL = 30  # images of a class, below which a warning says so
 
 
 def analyse(
@@ -125,6 +125,15 @@ def at_prevalence(
 
 def warnings(metrics: Mapping[str, Any]) -> list[str]:
     """Warnings about the metrics, most serious first."""
+    return [
+        *warnings_of_data(metrics),
+        *warnings_of_figures(metrics),
+        *warnings_of_selection(metrics),
+    ]
+
+
+def warnings_of_data(metrics: Mapping[str, Any]) -> list[str]:
+    """Drawn images, and what of the training split is among those evaluated."""
     found = [SYNTHETIC_WARNING] if metrics["data"]["synthetic"] else []
     shared = metrics["overlap"]
     if shared is None:
@@ -146,6 +155,12 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
             f"{metrics['bootstrap']['unit']}: too narrow if patients have several images."
         )
     found += lineage.warnings(metrics.get("ancestors", []), metrics["n"])
+    return found
+
+
+def warnings_of_figures(metrics: Mapping[str, Any]) -> list[str]:
+    """Of one finding: shortcuts, a calibration that does harm, few images."""
+    found = []
     if metrics["baselines"]:
         name = metrics["best_baseline"]
         gain = metrics["baselines"][name]["gain"]
@@ -157,22 +172,29 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
             )
     found += _calibration_warnings(metrics)
     positive, negative = metrics["n_positive"], metrics["n"] - metrics["n_positive"]
-    if min(positive, negative) < FEW:
+    if min(positive, negative) < SMALL:
         found.append(
             f"SMALL: {positive} positive and {negative} negative images; the intervals are wide "
             f"and approximate."
         )
-    if metrics["split"] == metrics["calibration"]["split"] and not metrics["external"]:
-        found.append(
-            "The checkpoint, the calibration and the operating point were chosen on this "
-            "split: its metrics are optimistic."
-        )
     return found
+
+
+def warnings_of_selection(metrics: Mapping[str, Any]) -> list[str]:
+    """Whether the figures are of the split that the model was chosen on."""
+    if metrics["split"] != "validation" or metrics["external"]:
+        return []
+    return [
+        "The checkpoint, the calibration and the operating point were chosen on this "
+        "split: its metrics are optimistic."
+    ]
 
 
 def _calibration_warnings(metrics: Mapping[str, Any]) -> list[str]:
     """Where calibration made the Brier score or the ECE worse, as far as three decimals show."""
     fitted = metrics["calibration"]
+    if fitted["criterion"] == NOT_FITTED:
+        return []
     if not fitted.get("before"):
         return [
             "CALIBRATION: it was fitted by an older version, which did not record whether it "

@@ -19,6 +19,7 @@ from data_prep.cli import UserError
 MIN_SCALE = 0.01  # above zero, so that calibration never reorders images
 MEASURES = {"brier": "Brier score", "ece": "calibration error (ECE)"}
 _KINDS: dict[Any, tuple[type, ...]] = {float: (int, float), int: (int,), str: (str,)}
+NOT_FITTED = "fixed"  # the criterion where the images are all of one class
 CRITERIA = "youden, sensitivity=X or specificity=X with X in (0, 1]"
 
 

@@ -11,11 +11,13 @@ from cbam_flax import provenance as provenance_lib
 from cbam_flax.checkpoint import Restored
 from cbam_flax.evaluate import calibration, report
 from cbam_flax.evaluate.calibration import Calibration
+from cbam_flax.evaluate.findings import Calibrations
 from cbam_flax.evaluate.predict_split import FURTHER_COLUMNS, Predictions
 from cbam_flax.input_pipeline import Split
 from data_prep.cli import UserError
 from data_prep.files import csv_files, folders, unmarked_folder
 from data_prep.files.text_files import read_json
+from data_prep.manifest import NOT_LABELLED
 
 COLUMNS = ("image_id", "patient_id", "label", "probability", "logit", *FURTHER_COLUMNS)
 FURTHER = ("spread", "fold", "run")  # columns that only some predictions have
@@ -55,11 +57,15 @@ def write(
     """
     known = np.where(predictions["patient_known"], predictions["patient_id"], "")
     written = {**predictions, "patient_id": known}
-    names = (*COLUMNS, *(name for name in FURTHER if name in written))
-    rows = zip(*(_cells(name, written[name]) for name in names), strict=True)
+    columns = (*COLUMNS, *(name for name in FURTHER if name in written))
+    if "findings" in metrics:
+        of_each = _by_finding(predictions, list(metrics["findings"]))
+        columns = ("image_id", "patient_id", *of_each, *FURTHER_COLUMNS)
+        written |= of_each
+    rows = zip(*(_cells(name, written[name]) for name in columns), strict=True)
     with folders.writing(folder, **_output()) as draft:
         (draft / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-        csv_files.write(draft / "predictions.csv", names, rows)
+        csv_files.write(draft / "predictions.csv", columns, rows)
         for name, data in drawn.items():
             (draft / f"{name}.png").write_bytes(data)
         (draft / "report.html").write_text(page)
@@ -79,6 +85,8 @@ def read(folder: Any) -> tuple[dict[str, Any], Predictions]:
             f"--workdir={folder.parent.parent} first"
         )
     metrics = read_metrics(folder)
+    if "findings" in metrics:
+        raise UserError(f"{folder} is of several findings; only evaluations of one are compared")
     table = folder / "predictions.csv"
     rows = csv_files.read(table, COLUMNS, EVALUATE_AGAIN)
     try:
@@ -112,21 +120,24 @@ def read_metrics(folder: Any) -> dict[str, Any]:
     try:
         made = metrics["provenance"]
         fits = type(made["checkpoint_step"]) is int and type(made["config"]) is dict
-        fits = fits and 0 <= metrics["threshold"] <= 1
+        judged = list(metrics.get("findings", {"": metrics}).values())
+        fits = fits and bool(judged)
+        fits = fits and all(0 <= each["threshold"] <= 1 for each in judged if each.get("n") != 0)
         fits = fits and type(metrics["data"]["split_scheme"]) is str
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         fits = False
     if not fits:
         raise UserError(
             f"{path} lacks its provenance, its data or a threshold from 0 to 1; {EVALUATE_AGAIN}"
         )
-    calibration.parse(metrics.get("calibration"), path)
+    for each in judged:
+        calibration.parse(each.get("calibration"), path)
     return metrics
 
 
 def calibrations(
     workdir: Any, weights_sha256: str, tta: str | None = None
-) -> dict[str, Calibration]:
+) -> dict[str, Calibration | Calibrations]:
     """By the name of the evaluation, the calibrations of a model with these very weights.
 
     What cannot be read is left out: it is fitted again.
@@ -135,14 +146,20 @@ def calibrations(
         workdir: an epath.Path.
         tta: of the evaluations, as `ensemble.Ensemble` has it.
     """
-    found = {}
+    found: dict[str, Calibration | Calibrations] = {}
     for path in sorted((workdir / "evaluation").glob("*/metrics.json")):
         try:
             metrics = read_metrics(path.parent)
         except UserError:
             continue
         made_by = (metrics["provenance"].get("weights_sha256"), metrics.get("tta"))
-        if made_by == (weights_sha256, tta):
+        if made_by != (weights_sha256, tta):
+            continue
+        if "findings" in metrics:
+            of = {name: each["calibration"] for name, each in metrics["findings"].items()}
+            of_each = {name: Calibration(**each) for name, each in of.items()}
+            found[path.parent.name] = Calibrations(of_each)
+        else:
             found[path.parent.name] = Calibration(**metrics["calibration"])
     return found
 
@@ -164,7 +181,13 @@ def provenance(restored: Restored, split: Split) -> dict[str, Any]:
 
 def _output() -> dict[str, Any]:
     """What `folders.writing` is told of an evaluation."""
-    pictures = (*report.CURVES, report.FOREST, report.TRAINING, *report.RADIOGRAPHS)
+    pictures = (
+        *report.CURVES,
+        report.FOREST,
+        report.FINDINGS,
+        report.TRAINING,
+        *report.RADIOGRAPHS,
+    )
     names = ("predictions.csv", "report.html", *(f"{name}.png" for name, *_ in pictures))
     return {
         "command": "cbam_flax.evaluate",
@@ -182,10 +205,23 @@ def _output() -> dict[str, Any]:
     }
 
 
+def _by_finding(predictions: Predictions, findings: list[str]) -> Predictions:
+    """`label:NAME`, `probability:NAME` and `logit:NAME` of each finding."""
+    return {
+        f"{name}:{finding}": predictions[name][:, number]
+        for number, finding in enumerate(findings)
+        for name in (*NUMBERS, "spread")
+        if name in predictions
+    }
+
+
 def _cells(name: str, column: np.ndarray) -> list[Any]:
     """Numbers stay numbers, so that a negative logit is not taken for text."""
-    if name in ("probability", "spread"):
+    kind, _, finding = name.partition(":")
+    if kind in ("probability", "spread"):
         return [f"{value:.8f}" for value in column]
+    if finding and kind == "label":
+        return ["" if value == NOT_LABELLED else value for value in column]
     if np.issubdtype(column.dtype, np.number):
         return ["" if np.isnan(value) else value for value in column]
     return list(column.astype(str))

@@ -226,7 +226,7 @@ def _warnings(metrics: Mapping[str, Any], runs: Sequence[Run]) -> list[str]:
             f"images was judged."
         )
     positive = metrics["n_positive"]
-    if min(positive, metrics["n"] - positive) < analysis.FEW:
+    if min(positive, metrics["n"] - positive) < analysis.SMALL:
         found.append(f"SMALL: {positive} positive of {metrics['n']} images.")
     for run in runs:
         for text in run.metrics["warnings"]:

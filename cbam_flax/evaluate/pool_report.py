@@ -57,7 +57,7 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         table(("run", "fold", "seed", "positive / images", "AUROC", "threshold"), runs),
         "<h2>Provenance</h2><div class=long>",
         table(("", ""), flatten(metrics["provenance"])),
-        "</div><p class=small>Research only. Not a medical device.</p>",
+        "</div>",
     ]
     return page(title, parts)
 

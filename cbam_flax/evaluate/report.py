@@ -7,13 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cbam_flax import lineage
-from cbam_flax.evaluate import ensemble, patients
-from cbam_flax.evaluate.html_page import flatten as _flatten
-from cbam_flax.evaluate.html_page import page
-from cbam_flax.evaluate.html_page import picture as _picture
-from cbam_flax.evaluate.html_page import table as _table
-from cbam_flax.evaluate.html_page import text as _text
-from cbam_flax.evaluate.html_page import unbroken as _shown
+from cbam_flax.evaluate import ensemble, html_page, patients
+from cbam_flax.evaluate.html_page import flatten, page, table, text, unbroken
 from cbam_flax.folds import division
 
 # File, heading, and alternative text.
@@ -25,6 +20,7 @@ CURVES = (
     ("confusion", "Operating point", "confusion matrix at the threshold"),
 )
 FOREST = ("subgroups", "AUROC by subgroup", "AUROC of each subgroup with its interval")
+FINDINGS = ("findings", "AUROC by finding", "AUROC of each finding with its interval")
 TRAINING = ("training", "Training", "training loss and validation AUROC by step")
 RADIOGRAPHS = (
     ("mistakes", "Confident mistakes", "images with the most confident errors, with saliency maps"),
@@ -57,36 +53,35 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
     title = f"{drawn}{metrics['dataset']}, {metrics['split']}"
     prevalence = metrics["n_positive"] / metrics["n"]
     parts = [
-        f"<h1>{_text(title)}</h1>",
+        f"<h1>{text(title)}</h1>",
         _headline(metrics),
         f"<p>{metrics['n']:,} images of {patients.described(metrics)}, "
         f"{metrics['n_positive']:,} positive ({prevalence:.1%}). In brackets: the 95 % "
         f"interval from {metrics['bootstrap']['resamples']:,} resamples of "
         f"{metrics['bootstrap']['unit']}.</p>",
-        f"<p>{_text(scored)}</p>" if (scored := ensemble.described(metrics)) else "",
-        *(f"<p class=warning>{_text(warning)}</p>" for warning in metrics["warnings"]),
+        f"<p>{text(scored)}</p>" if (scored := ensemble.described(metrics)) else "",
+        *(f"<p class=warning>{text(warning)}</p>" for warning in metrics["warnings"]),
         "<h2>Metrics</h2>",
         _figures(metrics),
         "<div class=grid>",
-        *(_picture(pictures, *picture) for picture in CURVES),
+        *(html_page.picture(pictures, *picture) for picture in CURVES),
         "</div>",
         _baselines(metrics),
         _subgroups(metrics),
-        _picture(pictures, *FOREST),
+        html_page.picture(pictures, *FOREST),
         _localisation(metrics),
-        *(_picture(pictures, *picture) for picture in RADIOGRAPHS),
-        _data(metrics),
-        _ancestors(metrics),
-        _picture(pictures, *TRAINING),
-        "<h2>Provenance</h2>",
-        _provenance(metrics),
+        *(html_page.picture(pictures, *picture) for picture in RADIOGRAPHS),
+        data_section(metrics),
+        ancestors_section(metrics),
+        html_page.picture(pictures, *TRAINING),
+        provenance_section(metrics),
     ]
     return page(title, parts)
 
 
 def _headline(metrics: Mapping[str, Any]) -> str:
     cards = [
-        ("AUROC", _shown(metrics["auroc"]), ""),
+        ("AUROC", unbroken(metrics["auroc"]), ""),
         (
             "sensitivity / specificity",
             f"{_short(metrics['sensitivity'])} / {_short(metrics['specificity'])}",
@@ -95,7 +90,7 @@ def _headline(metrics: Mapping[str, Any]) -> str:
     ]
     if metrics["baselines"]:
         best = metrics["best_baseline"]
-        gain = _shown(metrics["baselines"][best]["gain"])
+        gain = unbroken(metrics["baselines"][best]["gain"])
         cards.append(("AUROC above the best shortcut", gain, f"which is {best}"))
     return (
         "<div class=grid>"
@@ -109,18 +104,18 @@ def _headline(metrics: Mapping[str, Any]) -> str:
 
 def _figures(metrics: Mapping[str, Any]) -> str:
     point = metrics["calibration"]
-    rows = [(NAMES.get(name, name), _shown(metrics[name])) for name in FIGURES]
+    rows = [(NAMES.get(name, name), unbroken(metrics[name])) for name in FIGURES]
     shifted = [
-        (f"{row['prevalence']:.1%}", _shown(row["ppv"]), _shown(row["npv"]))
+        (f"{row['prevalence']:.1%}", unbroken(row["ppv"]), unbroken(row["npv"]))
         for row in metrics["at_prevalence"]
     ]
     return (
-        f"<div class=grid><div>{_table(('metric', 'value'), rows)}</div><div>"
+        f"<div class=grid><div>{table(('metric', 'value'), rows)}</div><div>"
         f"<p>Operating point: positive if the calibrated probability is at least "
-        f"{metrics['threshold']:.3f} ({_text(point['criterion'])}). It and the calibration "
-        f"were fitted only on the run's {_text(point['split'])} split "
+        f"{metrics['threshold']:.3f} ({text(point['criterion'])}). It and the calibration "
+        f"were fitted only on the run's {text(point['split'])} split "
         f"({point['n']:,} images).</p><h3>At other prevalences</h3>"
-        f"{_table(('prevalence', 'PPV', 'NPV'), shifted)}</div></div>"
+        f"{table(('prevalence', 'PPV', 'NPV'), shifted)}</div></div>"
     )
 
 
@@ -128,14 +123,14 @@ def _baselines(metrics: Mapping[str, Any]) -> str:
     if not metrics["baselines"]:
         return ""
     rows = [
-        (name, _shown(row["auroc"]), _shown(row["gain"]))
+        (name, unbroken(row["auroc"]), unbroken(row["gain"]))
         for name, row in metrics["baselines"].items()
     ]
     return (
         "<h2>Shortcut baselines</h2><p>Predictors that never see the lungs, fitted to the training "
         "labels and evaluated on the same images. <em>patient</em> repeats the patient's training "
         "labels; in a split by patient its AUROC must be 0.5.</p>"
-        + _table(("baseline", "its AUROC", "gain of the model"), rows)
+        + table(("baseline", "its AUROC", "gain of the model"), rows)
     )
 
 
@@ -144,9 +139,9 @@ def _subgroups(metrics: Mapping[str, Any]) -> str:
         (
             f"{row['group']}: {row['member']}",
             f"{row['n_positive']:,} / {row['n']:,}",
-            _shown(row["auroc"]),
-            _shown(row["sensitivity"]),
-            _shown(row["specificity"]),
+            unbroken(row["auroc"]),
+            unbroken(row["sensitivity"]),
+            unbroken(row["specificity"]),
             "small" if row["small"] else "",
         )
         for row in metrics["subgroups"]
@@ -154,7 +149,7 @@ def _subgroups(metrics: Mapping[str, Any]) -> str:
     head = ("subgroup", "positive / images", "AUROC", "sensitivity", "specificity", "")
     return (
         "<h2>Subgroups</h2><p>Small: fewer than ten patients in one of the classes. Each "
-        "kind of negative is compared with all positives.</p>" + _table(head, rows)
+        "kind of negative is compared with all positives.</p>" + table(head, rows)
     )
 
 
@@ -164,9 +159,9 @@ def _localisation(metrics: Mapping[str, Any]) -> str:
     rows = [
         (
             source.replace("_", " "),
-            _shown(row["pointing"]),
-            _shown(row["energy"]),
-            _shown(row["energy_gain"]) if "energy_gain" in row else "",
+            unbroken(row["pointing"]),
+            unbroken(row["energy"]),
+            unbroken(row["energy_gain"]) if "energy_gain" in row else "",
         )
         for source, row in metrics["localisation"]["scores"].items()
     ]
@@ -175,22 +170,22 @@ def _localisation(metrics: Mapping[str, Any]) -> str:
         f"<h2>Saliency maps</h2><p>Maps of {metrics['localisation']['n']} positive images against "
         "the radiologists' boxes, which training never uses. <em>area</em> is the score of a "
         "uniform map, <em>mean box</em> of the mean training box, <em>random</em> of an untrained "
-        "model.</p>" + _table(head, rows)
+        "model.</p>" + table(head, rows)
     )
 
 
-def _data(metrics: Mapping[str, Any]) -> str:
+def data_section(metrics: Mapping[str, Any]) -> str:
     data = metrics["data"]
     rows = [
         (name, f"{split['images']:,}", _count(split["patients"]), f"{split['positive']:,}")
         for name, split in data["splits"].items()
     ]
-    return f"<h2>Data</h2><p>{_text(data['dataset'])}, {_text(division(data))}.</p>" + _table(
+    return f"<h2>Data</h2><p>{text(data['dataset'])}, {text(division(data))}.</p>" + table(
         ("split", "images", "patients", "positive"), rows
     )
 
 
-def _ancestors(metrics: Mapping[str, Any]) -> str:
+def ancestors_section(metrics: Mapping[str, Any]) -> str:
     if not metrics.get("ancestors"):
         return ""
     rows = []
@@ -202,7 +197,7 @@ def _ancestors(metrics: Mapping[str, Any]) -> str:
     head = ("trained on", "in its training", "in its validation", "unchecked")
     return (
         "<h2>Started from</h2><p>The models before this one, the nearest first, and how many of "
-        "the evaluated images, or images of their patients, each has seen.</p>" + _table(head, rows)
+        "the evaluated images, or images of their patients, each has seen.</p>" + table(head, rows)
     )
 
 
@@ -210,11 +205,12 @@ def _count(patients: int) -> str:
     return f"{patients:,}" if patients else "unknown"
 
 
-def _provenance(metrics: Mapping[str, Any]) -> str:
+def provenance_section(metrics: Mapping[str, Any]) -> str:
     rest = dict(metrics["provenance"])
-    config = _table(("", ""), _flatten(rest.pop("config")))
+    config = table(("", ""), flatten(rest.pop("config")))
     return (
-        f"<div class=long>{_table(('', ''), _flatten(rest))}"
+        "<h2>Provenance</h2>"
+        f"<div class=long>{table(('', ''), flatten(rest))}"
         f"<details><summary>Configuration</summary>{config}</details></div>"
     )
 

@@ -13,6 +13,8 @@ from cbam_flax.evaluate import (
     bootstrap,
     calibration,
     ensemble,
+    findings,
+    findings_report,
     localisation,
     pictures,
     plots,
@@ -81,7 +83,7 @@ def evaluate_workdir(
     config = restored.config
     own = (config.data_dir, config.dataset)
     given = (data_dir or config.data_dir, dataset or config.dataset)
-    evaluated = _load_given(restored, *given, split)
+    evaluated = findings.align(_load_given(restored, *given, split), restored.findings)
     external = not _trained_on(restored, evaluated)
     if name is None:
         name = f"{evaluated.manifest['dataset'].replace('/', '-')}-" * external + split
@@ -110,21 +112,16 @@ def evaluate_workdir(
     if train:
         named = {"patient_id": lineage.patients_as_in(evaluated, train)} if external else {}
         training = with_known_patients(train.columns | named, train.manifest["split_scheme"])
-    metrics = {
-        "schema": 1,
-        "dataset": evaluated.manifest["dataset"],
-        "split": split,
-        "external": external,
-        "name": name,
-        **judged.description,
-        **analysis.analyse(
-            predictions,
-            fitted,
-            training,
-            prevalences=prevalences,
-            resamples=resamples,
-        ),
-        "localisation": localisation.localise(
+    several = len(restored.findings) > 1  # then the same steps, by other modules
+    figures = (findings if several else analysis).analyse(
+        predictions,
+        fitted,
+        training,
+        prevalences=prevalences,
+        resamples=resamples,
+    )
+    if not several:  # boxes are of one finding
+        figures["localisation"] = localisation.localise(
             restored.model,
             restored.variables,
             with_known_patients(evaluated.columns, evaluated.manifest["split_scheme"]),
@@ -132,8 +129,16 @@ def evaluate_workdir(
             train.columns["boxes"] if train else None,
             explained,
             resamples,
-        ),
-        "calibration": dataclasses.asdict(fitted),
+        )
+        figures["calibration"] = dataclasses.asdict(fitted)
+    metrics = {
+        "schema": 1,
+        "dataset": evaluated.manifest["dataset"],
+        "split": split,
+        "external": external,
+        "name": name,
+        **judged.description,
+        **figures,
         "data": {
             **{key: evaluated.manifest[key] for key in ("dataset", "split_scheme", "splits")},
             **{key: evaluated.manifest[key] for key in ("fold",) if key in evaluated.manifest},
@@ -145,13 +150,14 @@ def evaluate_workdir(
     if restored.ancestors:
         before = lineage.read_before(folder, restored.ancestors)
         metrics["ancestors"] = lineage.judged(restored.ancestors, before, evaluated)
-    metrics["warnings"] = analysis.warnings(metrics)
-    drawn = pictures.draw(
+    metrics["warnings"] = (findings if several else analysis).warnings(metrics)
+    metrics["warnings"] += findings.other_name(evaluated, restored.findings)
+    drawn = (findings_report if several else pictures).draw(
         metrics, predictions, evaluated, restored, folder, with_maps=explained > 0
     )
     if with_runs:
         drawn.pop("training", None)  # of the first run alone
-    page = report.render(metrics, drawn)
+    page = (findings_report if several else report).render(metrics, drawn)
     evaluation_folder.write(target, metrics, predictions, drawn, page)
     pictures.write_to_tensorboard(folder / "tensorboard", restored.step, name, drawn)
     return metrics
@@ -165,9 +171,13 @@ def conclusion(workdir: str, metrics: Mapping[str, Any]) -> list[str]:
     """
     if not metrics:
         return []
+    name, figure = "AUROC", metrics.get("auroc", bootstrap.UNDEFINED)
+    if "findings" in metrics:
+        name = f"mean AUROC of {len(metrics['mean']['of'])} findings"
+        figure = metrics["mean"].get("auroc", bootstrap.UNDEFINED)
     return [
         f"{metrics['n']:,} images of the {metrics['split']} split: "
-        f"AUROC {plots.shown(metrics['auroc'])}, with the 95 % interval over "
+        f"{name} {plots.shown(figure)}, with the 95 % interval over "
         f"{metrics['bootstrap']['unit']}",
         *([f"warning: {text}" for text in metrics["warnings"]] or ["warnings: none"]),
         f"report: {workdir}/evaluation/{metrics['name']}/report.html",
@@ -215,8 +225,10 @@ def _calibration(
     judged: ensemble.Ensemble,
     criterion: str | None,
     validation: Callable[[], Predictions],
-) -> calibration.Calibration:
+) -> Any:
     """What an evaluation of these weights with this criterion has fitted already, or a new fit.
+
+    A `Calibration`, or `Calibrations` of several findings.
 
     Args:
         validation: () -> predictions of the run's validation split, called only where needed.
@@ -227,5 +239,10 @@ def _calibration(
     for fitted in found.values():
         if fitted.criterion == criterion:
             return fitted
-    step = judged.members[0].step
-    return calibration.fit(validation(), criterion, step=step, split="validation")
+    return findings.fit(
+        validation(),
+        judged.members[0].findings,
+        criterion,
+        step=judged.members[0].step,
+        split="validation",
+    )

@@ -30,10 +30,11 @@ def inference_function(
     """What every artefact computes, with the parameters as constants.
 
     The function takes images, float32 (B, S, S, 1) in [0, 1], and returns `probability` (B,) =
-    sigmoid(scale * logit + bias) and `attention` (B, h, w), the last block's spatial gate in
-    [0, 1], all zeros with h = w = 1 for a model without one; both float32. Of several members the
-    logit is combined as `evaluate.ensemble.combined` does it, the gate is the mean (zeros unless
-    all have one), and there is also `spread` (B,) as in `evaluate.ensemble.spread`.
+    sigmoid(scale * logit + bias), or (B, k) of several findings with float32 (k,) `scale` and
+    `bias`, and `attention` (B, h, w), the last block's spatial gate in [0, 1], all zeros with
+    h = w = 1 for a model without one; both float32. Of several members the logit is combined as
+    `evaluate.ensemble.combined` does it, the gate is the mean (zeros unless all have one), and
+    there is also `spread`, shaped as the probability, as in `evaluate.ensemble.spread`.
 
     Args:
         members: models with their variables.

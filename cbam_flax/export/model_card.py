@@ -8,9 +8,12 @@ from typing import Any
 
 from cbam_flax import lineage
 from cbam_flax.evaluate import ensemble, patients
+from cbam_flax.export import findings_card
+from cbam_flax.export.markdown import interval as _interval
+from cbam_flax.export.markdown import table as _table
 from cbam_flax.export.run_record import Run
 from cbam_flax.folds import division
-from data_prep.manifest import is_synthetic
+from data_prep.manifest import PNEUMONIA, findings, is_synthetic
 
 FIGURES = {
     "auroc": "AUROC",
@@ -62,22 +65,43 @@ def model_card(run: Run, bundle: dict[str, Any]) -> str:
         bundle: what bundle.json says, with `verification`.
     """
     size = bundle["preprocessing"]["image_size"]
+    names = findings(run.manifest)
+    if len(names) == 1:
+        results, operating_point = _results, _operating_point
+        subgroups, shortcuts = _subgroups, _shortcuts
+    else:
+        results, operating_point = findings_card.results, findings_card.operating_points
+        subgroups, shortcuts = findings_card.subgroups, findings_card.shortcuts
     sections = {
-        "Intended use": INTENDED_USE,
+        "Intended use": _intended_use(names),
         "Limits": LIMITS,
         "Model": _model(run, bundle),
         **_ensemble(bundle),
         "Data and split": _data(run),
-        "Results": _results(run.metrics) if run.metrics else NO_METRICS,
-        "Calibration and operating point": _operating_point(bundle),
-        "Subgroups": _subgroups(run.metrics) if run.metrics else NO_METRICS,
-        "Known shortcuts": _shortcuts(run.metrics),
+        "Results": results(run.metrics) if run.metrics else NO_METRICS,
+        "Calibration and operating point": operating_point(bundle),
+        "Subgroups": subgroups(run.metrics) if run.metrics else NO_METRICS,
+        "Known shortcuts": shortcuts(run.metrics),
         "Provenance": _provenance(bundle),
     }
-    title = f"# Model card: CBAM-ResNet for pneumonia on chest radiographs, {size} x {size}\n"
+    what = names[0] if len(names) == 1 else f"{len(names)} findings"
+    title = f"# Model card: CBAM-ResNet for {what} on chest radiographs, {size} x {size}\n"
     warnings = "".join(f"> **{warning}**\n\n" for warning in bundle["warnings"])
     texts = (f"## {name}\n\n{text}\n" for name, text in sections.items())
     return "\n".join([title, warnings, *texts])
+
+
+def _intended_use(names: Sequence[str]) -> str:
+    if tuple(names) == (PNEUMONIA,):
+        return INTENDED_USE
+    score = (
+        f"the probability that an image is labelled {names[0]}"
+        if len(names) == 1
+        else f"the probability of each of {', '.join(names)} being labelled"
+    )
+    return INTENDED_USE.replace(
+        "the probability that a radiologist would mark an opacity that may be pneumonia", score
+    )
 
 
 def _model(run: Run, bundle: dict[str, Any]) -> str:
@@ -201,15 +225,3 @@ def _provenance(bundle: dict[str, Any]) -> str:
         ("largest difference from the training code", differences),
     ]
     return _table(("what", "SHA-256 or value"), rows)
-
-
-def _interval(figure: dict[str, float | None]) -> str:
-    value, low, high = (figure[name] for name in ("value", "low", "high"))
-    if value is None:
-        return "undefined"
-    return f"{value:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

@@ -22,6 +22,7 @@ from cbam_flax.export.run_record import describe, read_run
 from cbam_flax.models import attention_maps, create_model
 from cbam_flax.predict import bundle as bundle_lib
 from cbam_flax.predict import runtimes, schema, signature
+from cbam_flax.predict.scores import findings
 from data_prep import cli
 from data_prep.files import folders
 from data_prep.files.text_files import read_json
@@ -205,6 +206,17 @@ def _run_alone(folder: pathlib.Path, inputs: pathlib.Path, runtime: str) -> dict
         return dict(arrays)
 
 
+def lines(description: dict[str, Any]) -> dict[str, Any]:
+    """`scale` and `bias` of a bundle's calibration, float32 (k,) where it has several findings."""
+    calibration = description["calibration"]
+    if not (names := findings(description)):
+        return calibration
+    return {
+        key: np.array([calibration[name][key] for name in names], np.float32)
+        for key in ("scale", "bias")
+    }
+
+
 def write_bundle(
     folder: pathlib.Path,
     members: Sequence[artefacts.Member],
@@ -230,7 +242,7 @@ def write_bundle(
             f"the run cannot be exported: {fault}; evaluate the validation split again for another "
             f"calibration and threshold, prepare the data again for other preprocessing"
         )
-    calibration = description["calibration"]
+    calibration = lines(description)
     image_size = description["preprocessing"]["image_size"]
     how = (description.get("ensemble", {}).get("combine", "logit"), description.get("tta"))
     infer = artefacts.inference_function(members, calibration, *how)

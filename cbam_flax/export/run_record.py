@@ -1,15 +1,17 @@
 """Collects a finished run's records for its bundle and its model card."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cbam_flax import provenance
 from cbam_flax.evaluate import folder as evaluation_folder
+from cbam_flax.evaluate.calibration import NOT_FITTED
 from cbam_flax.predict.bundle import SCHEMA
 from data_prep.cli import UserError
 from data_prep.files import folders
 from data_prep.grey_range import distribution, grey_range
-from data_prep.manifest import SYNTHETIC_WARNING, is_synthetic, read_manifest
+from data_prep.manifest import SYNTHETIC_WARNING, findings, is_synthetic, read_manifest
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from cbam_flax.checkpoint import Restored
     from cbam_flax.evaluate.ensemble import Ensemble
 
-LABELS = ("no pneumonia", "pneumonia")
+FORMULA = "probability = sigmoid(scale * logit + bias), inside every artefact"
 # What the training images are; predict flags headers that differ.
 SCOPE = {
     "modalities": ["CR", "DX"],
@@ -27,11 +29,8 @@ SCOPE = {
 
 
 SPREAD = {
-    "spread": {
-        "shape": ["batch"],
-        "dtype": "float32",
-        "meaning": "standard deviation of the members' probabilities, each by this calibration",
-    }
+    "dtype": "float32",
+    "meaning": "standard deviation of the members' probabilities, each by this calibration",
 }
 
 
@@ -132,21 +131,31 @@ def _check_together(metrics: dict[str, Any], restored: "Restored | Ensemble", fo
         raise UserError(f"{folder} is of other weights than step {restored.step} has; {mend}")
     if made.get("trained_on") != restored.fingerprint:
         raise UserError(f"{folder} is of a model that was trained on other data; {mend}")
-    if abs(metrics["threshold"] - metrics["calibration"]["threshold"]) > 1e-5:
-        raise UserError(f"{folder} has two thresholds; {mend}")
+    for each in metrics.get("findings", {"": metrics}).values():
+        threshold = each["calibration"]["threshold"]
+        if abs(each.get("threshold", threshold) - threshold) > 1e-5:
+            raise UserError(f"{folder} has two thresholds; {mend}")
 
 
-def calibration_of(run: Run) -> dict[str, Any]:
-    """Scale, bias and threshold with their source; the identity and 0.5 without an evaluation."""
+def calibration_of(run: Run, finding: str | None = None) -> dict[str, Any]:
+    """Scale, bias and threshold with their source; the identity and 0.5 without an evaluation.
+
+    Args:
+        finding: of several, else None.
+    """
     if run.metrics is None:
         name = default_evaluation(run.judged)
         source = f"not calibrated: the run has no evaluation `{name}`, which cbam_flax.evaluate "
         source += "writes"
         identity = {"scale": 1.0, "bias": 0.0, "threshold": 0.5, "criterion": "fixed"}
         return identity | {"source": source}
-    fitted = run.metrics["calibration"]
+    fitted = (run.metrics["findings"][finding] if finding else run.metrics)["calibration"]
+    values = {name: fitted[name] for name in ("scale", "bias", "threshold", "criterion")}
+    if fitted["criterion"] == NOT_FITTED:
+        source = f"not calibrated: the {fitted['split']} split has one class only for {finding}"
+        return values | {"source": source}
     return {
-        **{name: fitted[name] for name in ("scale", "bias", "threshold", "criterion")},
+        **values,
         "source": f"fitted on {fitted['n']:,} images of the {fitted['split']} split",
     }
 
@@ -156,12 +165,16 @@ def describe(run: Run) -> dict[str, Any]:
     config = run.restored.portable_config
     ancestors = {"ancestors": list(run.restored.ancestors)} if run.restored.ancestors else {}
     size = run.preprocessing["image_size"]
-    fitted = calibration_of(run)
     made_of = run.judged.description if run.judged else {}
+    names = findings(run.manifest)
+    shape = ["batch", *([len(names)] if len(names) > 1 else [])]
+    meaning = f"calibrated probability of {names[0]}"
+    if len(names) > 1:
+        meaning = f"calibrated probabilities of {', '.join(names)}"
     return {
         "schema": SCHEMA,
         "intended_use": "research only, not for clinical use",
-        "labels": list(LABELS),
+        **_labels(names),
         "input": {
             "name": "images",
             "shape": ["batch", size, size, 1],
@@ -171,23 +184,19 @@ def describe(run: Run) -> dict[str, Any]:
         },
         "outputs": {
             "probability": {
-                "shape": ["batch"],
+                "shape": shape,
                 "dtype": "float32",
-                "meaning": f"calibrated probability of {LABELS[1]}",
+                "meaning": meaning,
             },
             "attention": {
                 "shape": ["batch", "height", "width"],
                 "dtype": "float32",
                 "meaning": "spatial gate of the last block in [0, 1]; 1 x 1 zeros without a gate",
             },
-            **(SPREAD if "ensemble" in made_of else {}),
+            **({"spread": {"shape": shape, **SPREAD}} if "ensemble" in made_of else {}),
         },
         "preprocessing": run.preprocessing,
-        "calibration": {
-            "formula": "probability = sigmoid(scale * logit + bias), inside every artefact",
-            **{key: fitted[key] for key in ("scale", "bias", "source")},
-        },
-        "operating_point": {key: fitted[key] for key in ("threshold", "criterion", "source")},
+        **_fitted(run, names),
         "scope": SCOPE,
         **made_of,
         "evaluation": run.metrics and run.metrics["name"],
@@ -207,6 +216,31 @@ def describe(run: Run) -> dict[str, Any]:
         },
         "config": config,
     } | ancestors
+
+
+def _labels(names: Sequence[str]) -> dict[str, list[str]]:
+    """`labels`, the negative first; the names of several findings as `findings`."""
+    return {"findings": list(names)} if len(names) > 1 else {"labels": [f"no {names[0]}", *names]}
+
+
+def _fitted(run: Run, names: Sequence[str]) -> dict[str, Any]:
+    """`calibration` and `operating_point`, by name where there are several findings."""
+
+    def one(finding: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        fitted = calibration_of(run, finding)
+        formula = {"formula": FORMULA}
+        return (
+            formula | {key: fitted[key] for key in ("scale", "bias", "source")},
+            {key: fitted[key] for key in ("threshold", "criterion", "source")},
+        )
+
+    keys = ("calibration", "operating_point")
+    if len(names) == 1:
+        return dict(zip(keys, one(None), strict=True))
+    each = zip(*map(one, names), strict=True)
+    return {
+        key: dict(zip(names, values, strict=True)) for key, values in zip(keys, each, strict=True)
+    }
 
 
 def warnings(run: Run) -> list[str]:

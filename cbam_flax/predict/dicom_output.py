@@ -5,6 +5,7 @@ image, in series of their own, and say in several places that they are not for c
 """
 
 import datetime
+import hashlib
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import validate_value
 
+from cbam_flax.predict.scores import Score
 from data_prep.cli import UserError
 
 # The patient's name must stay as it is in the original, however unusual.
@@ -25,6 +27,7 @@ warnings.filterwarnings("ignore", message=".*unlikely to represent the intended 
 NOTICE = "NOT FOR CLINICAL USE"
 MAKER = "cbam_flax"
 PNEUMONIA = Code("233604007", "SCT", "Pneumonia")
+PRIVATE_SCHEME = "99CBAMFLAX"
 CHEST_RADIOGRAPH = Code("399208008", "SCT", "Plain chest X-ray")
 NO_UNITS = Code("1", "UCUM", "no units")
 # Far above what modalities use, so that viewers list the results last.
@@ -139,50 +142,57 @@ def secondary_capture(source: Dataset, picture: np.ndarray, bundle: dict[str, An
 
 def structured_report(
     source: Dataset,
-    probability: float,
-    decision: bool | None,
+    scores: Sequence[Score],
     flags: Sequence[str],
     bundle: dict[str, Any],
 ) -> Dataset:
     """The result as a measurement report: unverified, preliminary, with the image as its source.
 
     Args:
-        probability: calibrated.
-        decision: whether it reaches the operating point; None when the image is out of scope.
+        scores: one measurement for each finding.
         flags: why it is out of scope.
     """
     from highdicom import sr
     from pydicom.sr.codedict import codes
 
-    threshold = bundle["operating_point"]["threshold"]
+    def point(score: Score) -> str:
+        of = f" of {score.finding}" if len(scores) > 1 else ""
+        return f"operating point{of} {score.threshold:.6g}"
+
     algorithm = sr.AlgorithmIdentification(
         name=MAKER,
         version=version(bundle),
-        parameters=[f"operating point {threshold:.6g}", NOTICE],
+        parameters=[*map(point, scores), NOTICE],
     )
-    evaluations = []
-    if decision is not None:
-        present = codes.SCT.Present if decision else codes.SCT.Absent
-        evaluations.append(sr.QualitativeEvaluation(PNEUMONIA, present))
-    measurements = sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(generate_uid(), "whole image"),
-        finding_type=PNEUMONIA,
-        finding_sites=[sr.FindingSite(codes.SCT.Lung)],
-        algorithm_id=algorithm,
-        source_images=[
-            sr.SourceImageForMeasurementGroup(source.SOPClassUID, source.SOPInstanceUID)
-        ],
-        measurements=[sr.Measurement(codes.DCM.Probability, probability, NO_UNITS)],
-        qualitative_evaluations=evaluations,
-    )
-    out_of_scope = f" Out of scope, no decision: {'; '.join(flags)}." if flags else ""
-    measurements[0].ContentSequence.append(
-        sr.TextContentItem(
-            name=codes.DCM.Comment,
-            value=f"{NOTICE}. Made by a research model.{out_of_scope}",
-            relationship_type=sr.RelationshipTypeValues.CONTAINS,
+
+    def group(score: Score) -> sr.MeasurementsAndQualitativeEvaluations:
+        finding = finding_code(score.finding)
+        evaluations = []
+        if score.decision is not None:
+            present = codes.SCT.Present if score.decision else codes.SCT.Absent
+            evaluations.append(sr.QualitativeEvaluation(finding, present))
+        return sr.MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=sr.TrackingIdentifier(generate_uid(), "whole image"),
+            finding_type=finding,
+            finding_sites=[sr.FindingSite(codes.SCT.Lung)],
+            algorithm_id=algorithm,
+            source_images=[
+                sr.SourceImageForMeasurementGroup(source.SOPClassUID, source.SOPInstanceUID)
+            ],
+            measurements=[sr.Measurement(codes.DCM.Probability, score.probability, NO_UNITS)],
+            qualitative_evaluations=evaluations,
         )
-    )
+
+    groups = [group(score) for score in scores]
+    out_of_scope = f" Out of scope, no decision: {'; '.join(flags)}." if flags else ""
+    for measurements in groups:
+        measurements[0].ContentSequence.append(
+            sr.TextContentItem(
+                name=codes.DCM.Comment,
+                value=f"{NOTICE}. Made by a research model.{out_of_scope}",
+                relationship_type=sr.RelationshipTypeValues.CONTAINS,
+            )
+        )
     observer = sr.ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
@@ -195,7 +205,7 @@ def structured_report(
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=observer),
         procedure_reported=CHEST_RADIOGRAPH,
-        imaging_measurements=[measurements],
+        imaging_measurements=groups,
     )
     return sr.ComprehensiveSR(
         evidence=[source],
@@ -206,10 +216,24 @@ def structured_report(
         instance_number=1,
         manufacturer=MAKER,
         is_complete=True,
-        series_description=f"Pneumonia score, {NOTICE}",
+        series_description=f"{_title(scores)}, {NOTICE}",
         manufacturer_model_name=MAKER,
         software_versions=version(bundle),
     )
+
+
+def finding_code(name: str) -> Code:
+    """SNOMED's code for pneumonia; of any other name a private one, whose meaning is the name."""
+    if name.casefold() == "pneumonia":
+        return PNEUMONIA
+    value = hashlib.sha256(name.encode()).hexdigest()[:12].upper()
+    return Code(value, PRIVATE_SCHEME, name[:64])
+
+
+def _title(scores: Sequence[Score]) -> str:
+    if len(scores) > 1:
+        return f"Scores of {len(scores)} findings"
+    return f"{finding_code(scores[0].finding).meaning[:30]} score"
 
 
 def version(bundle: dict[str, Any]) -> str:

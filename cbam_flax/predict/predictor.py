@@ -8,6 +8,7 @@ import numpy as np
 
 from cbam_flax.predict import reader, runtimes, signature
 from cbam_flax.predict.bundle import artefact_path, read_bundle
+from cbam_flax.predict.scores import findings
 from data_prep import cli
 
 RUNTIMES = ("jax", "onnx")
@@ -67,14 +68,15 @@ class Predictor:
         return cls(description, function, batch_size)
 
     def predict(self, inputs: Any) -> np.ndarray:
-        """Calibrated probabilities of the positive label.
+        """Calibrated probabilities of the positive label, or of each of several findings.
 
         Args:
             inputs: a path, an H x W array (uint8 or uint16, black background, the full range of its
                 type), or a list of either.
 
         Returns:
-            float32 (N,), in the order of the inputs; N = 1 for a single one.
+            float32 (N,), in the order of the inputs; N = 1 for a single one. Of several findings
+            (N, k), in the order of `bundle["findings"]`.
 
         Raises:
             DicomRefusal: a file is no usable radiograph. (The command lists it and continues.)
@@ -90,10 +92,11 @@ class Predictor:
             self.run(np.stack(chunk), size)["probability"]
             for chunk in reader.batches(squares, size)
         ]
-        return np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
+        several = [len(names)] if (names := findings(self.bundle)) else []
+        return np.concatenate(chunks) if chunks else np.zeros((0, *several), np.float32)
 
     def run(self, squares: np.ndarray, size: int | None = None) -> dict[str, np.ndarray]:
-        """uint8 (N, S, S) -> `probability` float32 (N,) and `attention` float32 (N, h, w).
+        """uint8 (N, S, S) -> `probability` and `attention`, float32 (N,) or (N, k), and (N, h, w).
 
         Of an ensemble also `spread` float32 (N,).
 

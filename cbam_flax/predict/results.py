@@ -2,12 +2,14 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from cbam_flax.predict import dicom_output, overlay
 from cbam_flax.predict.reader import Decoded
+from cbam_flax.predict.scores import Score, findings, scores
 from data_prep import cli
 
 COLUMNS = (
@@ -21,6 +23,7 @@ COLUMNS = (
     "series_instance_uid",
     "warnings",
 )
+SHOWN = 4  # findings on a picture
 UIDS = ("sop_instance_uid", "study_instance_uid", "series_instance_uid")
 
 
@@ -30,26 +33,45 @@ class Result:
 
     Attributes:
         flags: what in its header puts the image out of scope; empty when in scope.
-        probability: calibrated.
+        probability: calibrated; (k,) where the bundle has several findings.
         attention: float32 (h, w) over the square that the model saw.
-        spread: of an ensemble, the standard deviation of its members' probabilities.
+        spread: of an ensemble, the standard deviation of its members' probabilities, shaped alike.
     """
 
     image: Decoded
     flags: list[str]
-    probability: float
+    probability: float | np.ndarray
     attention: np.ndarray
-    spread: float | None = None
+    spread: float | np.ndarray | None = None
 
 
-def decide(result: Result, bundle: dict[str, Any]) -> bool | None:
-    """Whether the probability reaches the operating point; None when out of scope."""
-    return None if result.flags else result.probability >= bundle["operating_point"]["threshold"]
+def columns(bundle: dict[str, Any]) -> tuple[str, ...]:
+    """Of predictions.csv: `COLUMNS`, an ensemble's spread too; by finding if several."""
+    spread = ("spread",) * ("ensemble" in bundle)
+    if not findings(bundle):
+        return COLUMNS + spread
+    each = [f"{column}:{name}" for name in findings(bundle) for column in COLUMNS[2:4]]
+    spreads = [f"{column}:{name}" for column in spread for name in findings(bundle)]
+    return (*COLUMNS[:2], *each, *COLUMNS[4:], *spreads)
 
 
-def decision_text(result: Result, bundle: dict[str, Any]) -> str:
-    decision = decide(result, bundle)
-    return "out of scope" if decision is None else bundle["labels"][int(decision)]
+def scores_of(result: Result, bundle: dict[str, Any]) -> Sequence[Score]:
+    """The score of each finding."""
+    return scores(bundle, result.probability, out_of_scope=bool(result.flags))
+
+
+def score_line(result: Result, bundle: dict[str, Any]) -> str:
+    """The decision in a line; of several findings those with the highest probabilities."""
+    found = scores_of(result, bundle)
+    if len(found) == 1:
+        [one] = found
+        line = f"{one.finding} {one.probability:.3f}, operating point {one.threshold:.3f}"
+        return f"{line}: {one.text} {' '.join(result.flags)}"
+    highest = sorted(found, key=lambda one: -one.probability)[:SHOWN]
+    words = {None: "", True: " (present)", False: ""}
+    each = (f"{one.finding} {one.probability:.3f}{words[one.decision]}" for one in highest)
+    out_of_scope = f": out of scope {' '.join(result.flags)}" if result.flags else ""
+    return f"{', '.join(each)}, of {len(found)} findings{out_of_scope}"
 
 
 def warning_words(result: Result, bundle: dict[str, Any]) -> list[str]:
@@ -60,6 +82,8 @@ def warning_words(result: Result, bundle: dict[str, Any]) -> list[str]:
     """
     words = [text.partition(":")[0] for text in bundle.get("warnings", ())]
     words = [word for word in words if word.isupper()]
+    if findings(bundle):  # several can have the same
+        words = list(dict.fromkeys(words))
     if result.image.header["synthetic_data"].upper() == "YES":
         words.append("SYNTHETIC IMAGE")
     if result.image.header["format"] != "dicom":
@@ -67,22 +91,18 @@ def warning_words(result: Result, bundle: dict[str, Any]) -> list[str]:
     return words
 
 
-def columns(bundle: dict[str, Any]) -> tuple[str, ...]:
-    """The columns of predictions.csv."""
-    return COLUMNS + ("spread",) * ("ensemble" in bundle)
-
-
 def row(result: Result, bundle: dict[str, Any]) -> tuple[Any, ...]:
     """The line of predictions.csv, in the order of `columns`."""
+    each = [(f"{one.probability:.8g}", one.text) for one in scores_of(result, bundle)]
+    spread: Any = () if result.spread is None else np.atleast_1d(result.spread)
     return (
         result.image.source.image_id,
         str(result.image.source.path),
-        f"{result.probability:.8g}",
-        decision_text(result, bundle),
+        *(cell for cells in each for cell in cells),
         ";".join(result.flags),
         *(result.image.header[uid] for uid in UIDS),
         ";".join(warning_words(result, bundle)),
-        *([] if result.spread is None else [f"{result.spread:.8g}"]),
+        *(f"{value:.8g}" for value in spread),
     )
 
 
@@ -99,11 +119,9 @@ def write_pictures(
         False when DICOM was wanted but the header has no identifiers to refer to.
     """
     assert result.image.panel is not None
-    threshold = bundle["operating_point"]["threshold"]
     lines = [
         result.image.source.image_id,
-        f"{bundle['labels'][1]} {result.probability:.3f}, operating point {threshold:.3f}: "
-        f"{decision_text(result, bundle)} {' '.join(result.flags)}",
+        score_line(result, bundle),
         " - ".join(warning_words(result, bundle)),
     ]
     picture = overlay.draw(result.image.panel, result.attention, result.image.box, lines)
@@ -119,7 +137,7 @@ def write_pictures(
     objects = {
         "sc": dicom_output.secondary_capture(source, picture, bundle),
         "sr": dicom_output.structured_report(
-            source, result.probability, decide(result, bundle), result.flags, bundle
+            source, scores_of(result, bundle), result.flags, bundle
         ),
     }
     for kind, dataset in objects.items():

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-# float32 (B, S, S, 1) in [0, 1] -> {"probability": (B,), "attention": (B, h, w)}, both float32,
-# and of an ensemble "spread": (B,)
+# float32 (B, S, S, 1) in [0, 1] -> {"probability": (B,), "attention": (B, h, w)}, both float32;
+# the probabilities of k findings are (B, k). An ensemble also gives "spread", shaped alike.
 Function = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 

@@ -17,6 +17,8 @@ def fault(bundle: dict[str, Any]) -> str | None:
 
     The values need only be what `json` may give; none raises an error here.
     """
+    if "findings" in bundle:
+        return _fault_of_several(bundle)
     for key, (wanted, holds) in RULES.items():
         value: Any = bundle
         for part in key.split("."):
@@ -47,6 +49,24 @@ def _optional(bundle: dict[str, Any], key: str) -> Any:
     """The value of `key` or of `group.key`, whose group is there; None if it is missing."""
     *group, last = key.split(".")
     return (bundle[group[0]] if group else bundle).get(last)
+
+
+def _fault_of_several(bundle: dict[str, Any]) -> str | None:
+    """The first fault of a bundle of several findings: of each one as if it were alone."""
+    names = bundle["findings"]
+    if not _are_texts(names) or not len(set(names)) == len(names) > 1:
+        return f"findings is {reprlib.repr(names)}, not a list of several different names"
+    rest = {key: value for key, value in bundle.items() if key != "findings"}
+    for name in names:
+        one = rest | {"labels": [f"no {name}", name]}
+        for key in ("calibration", "operating_point"):
+            by_finding = bundle.get(key)
+            if not isinstance(by_finding, dict) or name not in by_finding:
+                return f"{key} of {reprlib.repr(name)} is missing"
+            one[key] = by_finding[name]
+        if found := fault(one):
+            return f"{found}, for {reprlib.repr(name)}"
+    return None
 
 
 def _is_mapping(value: Any) -> bool:

@@ -125,9 +125,9 @@ def score_batch(
         results.Result(
             image,
             flags(image),
-            float(outputs["probability"][i]),
+            outputs["probability"][i],
             outputs["attention"][i],
-            None if spreads is None else float(spreads[i]),
+            None if spreads is None else spreads[i],
         )
         for i, image in enumerate(images)
     ], refused

@@ -17,6 +17,7 @@ def _make() -> ConfigDict:
     config.evaluate.batch_size = 16
     config.model.width = 0.0625
     config.model.reduction = 4
+    config.model.findings = 1  # as training finds it in the data
     config.optimizer.warmup = duration(steps=1)
     return config
 

@@ -168,7 +168,7 @@ def test_a_run_of_an_older_version_loads():
     values["model"] |= {"channels": 1, "param_dtype": "float32", "width": 0.5}
     config = config_lib.stored_config(values, "config.json")
     expected = default_config()
-    expected.model.width = 0.5
+    expected.model.width, expected.model.findings = 0.5, 1
     assert config == expected
     assert config_lib.differences(config, expected) == []
 

@@ -3,14 +3,16 @@ import pydicom
 import pytest
 
 from cbam_flax.predict import dicom_output
+from cbam_flax.predict.scores import Score
 from data_prep.dicom import read_radiograph
 
 pytest.importorskip("highdicom")
 
-BUNDLE = {
-    "fingerprints": {"checkpoint": {"sha256": "0123456789abcdef" * 4, "step": 40}},
-    "operating_point": {"threshold": 0.25},
-}
+BUNDLE = {"fingerprints": {"checkpoint": {"sha256": "0123456789abcdef" * 4, "step": 40}}}
+
+
+def score(probability, decision, finding="pneumonia"):
+    return Score((f"no {finding}", finding), probability, 0.25, decision)
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def test_the_picture_survives_as_a_secondary_capture(header, tmp_path):
 @pytest.mark.parametrize(("decision", "meaning"), [(True, "Present"), (False, "Absent")])
 def test_the_report_holds_score_decision_and_source(header, tmp_path, decision, meaning):
     source = dicom_output.source_dataset(header)
-    report = dicom_output.structured_report(source, 0.123456789, decision, [], BUNDLE)
+    report = dicom_output.structured_report(source, [score(0.123456789, decision)], [], BUNDLE)
     report = saved(report, tmp_path / "sr.dcm")
     check_references(report, header)
     items = report_items(report)
@@ -95,7 +97,7 @@ def test_the_report_holds_score_decision_and_source(header, tmp_path, decision, 
 
 def test_an_image_out_of_scope_gets_a_score_and_no_decision(header, tmp_path):
     source = dicom_output.source_dataset(header)
-    report = dicom_output.structured_report(source, 0.9, None, ["view=LL"], BUNDLE)
+    report = dicom_output.structured_report(source, [score(0.9, None)], ["view=LL"], BUNDLE)
     items = report_items(saved(report, tmp_path / "sr.dcm"))
     assert "Pneumonia" not in items
     assert "view=LL" in items["Comment"][0]
@@ -125,10 +127,24 @@ def test_malformed_header_values_become_empty(header, tmp_path, keyword, text):
     assert not source[attribute].value
     picture = np.zeros((8, 8, 3), np.uint8)
     saved(dicom_output.secondary_capture(source, picture, BUNDLE), tmp_path / "sc.dcm")
-    saved(dicom_output.structured_report(source, 0.5, True, [], BUNDLE), tmp_path / "sr.dcm")
+    saved(
+        dicom_output.structured_report(source, [score(0.5, True)], [], BUNDLE), tmp_path / "sr.dcm"
+    )
 
 
 def test_without_valid_identifiers_there_is_nothing_to_refer_to(header):
     assert dicom_output.has_references(header)
     for missing in ("", "not a uid", "1.2." + "3" * 70):
         assert not dicom_output.has_references(header | {"study_instance_uid": missing})
+
+
+def test_the_report_of_several_findings_holds_each(header, tmp_path):
+    source = dicom_output.source_dataset(header)
+    found = [score(0.75, True, "Pneumonia"), score(0.125, False, "Pleural Thickening")]
+    report = saved(dicom_output.structured_report(source, found, [], BUNDLE), tmp_path / "sr.dcm")
+    items = report_items(report)
+    assert items["Probability"] == [0.75, 0.125]
+    assert items["Pneumonia"] == ["Present"]
+    assert items["Pleural Thickening"] == ["Absent"]
+    assert "operating point of Pleural Thickening 0.25" in items["Algorithm Parameters"]
+    assert report.SeriesDescription == "Scores of 2 findings, NOT FOR CLINICAL USE"

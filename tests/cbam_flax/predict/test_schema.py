@@ -50,6 +50,26 @@ def test_a_whole_description_has_no_fault():
     assert schema.fault(WHOLE) is None
 
 
+def test_of_several_findings_each_needs_its_calibration_and_operating_point():
+    several = {key: value for key, value in WHOLE.items() if key != "labels"}
+    several["findings"] = ["Mass", "e.g. Hernia"]
+    for key in ("calibration", "operating_point"):
+        several[key] = {name: dict(WHOLE[key]) for name in several["findings"]}
+    assert schema.fault(several) is None
+    wrong = copy.deepcopy(several)
+    wrong["operating_point"]["e.g. Hernia"]["threshold"] = 2
+    assert schema.fault(wrong) == (
+        "operating_point.threshold is 2, not a number in [0, 1], for 'e.g. Hernia'"
+    )
+    del wrong["calibration"]["Mass"]
+    assert schema.fault(wrong) == "calibration of 'Mass' is missing"
+    for names in ([], ["Mass"], ["Mass", "Mass"], "Mass", None, [1, 2]):
+        assert schema.fault(several | {"findings": names}).startswith("findings is ")
+    assert schema.fault(several | {"operating_point": None}) == (
+        "operating_point of 'Mass' is missing"
+    )
+
+
 MEMBERS = [{"weights_sha256": "3" * 64, "step": 9, "seed": seed} for seed in (0, 1)]
 
 
