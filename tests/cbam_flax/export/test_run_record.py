@@ -123,6 +123,7 @@ def test_without_an_evaluation_the_bundle_says_that_it_is_not_calibrated(workdir
         ({"provenance__weights_sha256": "0" * 64}, "is of other weights than step 40 has"),
         ({"provenance__trained_on": {"train": "ab"}}, "trained on other data"),
         ({"threshold": 0.5}, "has two thresholds"),
+        ({"tta": "flip"}, "was made with another --tta"),
         ({"calibration__scale": -1.0}, "out of range"),
     ],
 )
