@@ -193,3 +193,13 @@ def test_differences_survive_json_and_pass_over_what_may_change():
     assert config_lib.differences(old, new) == []
     new.model.width = 0.5
     assert config_lib.differences(old, new) == ["model.width: 1.0 -> 0.5"]
+
+
+@pytest.mark.parametrize(("folds", "fold"), [(0, 1), (3, 3)])
+def test_a_fold_is_one_of_the_folds(folds, fold):
+    config = default_config()
+    config.folds, config.fold = folds, fold
+    with pytest.raises(UserError, match=rf"config.fold is {fold} and config.folds {folds}"):
+        config_lib.check(config)
+    config.folds, config.fold = 3, 2
+    config_lib.check(config)
