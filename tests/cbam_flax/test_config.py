@@ -214,3 +214,13 @@ def test_a_run_from_before_there_were_findings_has_one():
     stored = json.loads(default_config().to_json())
     del stored["model"]["findings"]
     assert config_lib.stored_config(stored, "config.json").model.findings == 1
+
+
+@pytest.mark.parametrize(("folds", "fold"), [(0, 1), (3, 3)])
+def test_a_fold_is_one_of_the_folds(folds, fold):
+    config = default_config()
+    config.folds, config.fold = folds, fold
+    with pytest.raises(UserError, match=rf"config.fold is {fold} and config.folds {folds}"):
+        config_lib.check(config)
+    config.folds, config.fold = 3, 2
+    config_lib.check(config)

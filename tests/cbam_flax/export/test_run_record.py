@@ -129,6 +129,7 @@ def test_the_models_before_are_in_the_bundle_without_paths(workdir, restored):
         ({"provenance__weights_sha256": "0" * 64}, "is of other weights than step 40 has"),
         ({"provenance__trained_on": {"train": "ab"}}, "trained on other data"),
         ({"threshold": 0.5}, "has two thresholds"),
+        ({"tta": "flip"}, "was made with another --tta"),
         ({"calibration__scale": -1.0}, "out of range"),
     ],
 )
