@@ -125,23 +125,23 @@ def read_own(workdir: Any, fingerprint: Mapping[str, str]) -> TrainedOn | None:
     return found
 
 
-def read_before(workdir: Any, ancestors: Sequence[Ancestor]) -> list[TrainedOn | None]:
+def read_before(workdirs: Iterable[Any], ancestors: Sequence[Ancestor]) -> list[TrainedOn | None]:
     """What each ancestor was trained on; None where that is not known.
 
     Args:
-        workdir: an epath.Path of the run that has these ancestors.
+        workdirs: an epath.Path of each run that has some of these ancestors.
 
     Raises:
-        UserError: ancestors.json is damaged.
+        UserError: an ancestors.json is damaged.
     """
-    path = workdir / "ancestors.json"
-    if not path.exists():
-        return [None] * len(ancestors)
+    known: dict[str, Any] = {}
     mend = "restore it, or move it away: the patients of the ancestors then count as unknown"
-    known = read_json(path, mend)
-    for sha256, one in known.items():
-        if sha256_of_json(one) != sha256:
-            raise UserError(f"{path} has changed since it was written; {mend}")
+    for path in (workdir / "ancestors.json" for workdir in workdirs):
+        found = read_json(path, mend) if path.exists() else {}
+        for sha256, one in found.items():
+            if sha256_of_json(one) != sha256:
+                raise UserError(f"{path} has changed since it was written; {mend}")
+        known |= found
     return [known.get(ancestor["trained_on_sha256"]) for ancestor in ancestors]
 
 

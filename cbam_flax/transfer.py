@@ -88,7 +88,7 @@ def _read_run(where: str, folder: epath.Path, step: int | None) -> Parent:
         "image_size": restored.config.image_size,
         "trained_on_sha256": own and sha256_of_json(own),
     }
-    before = lineage.read_before(folder, restored.ancestors)
+    before = lineage.read_before([folder], restored.ancestors)
     arrays = _flat(restored.variables)
     return Parent(where, arrays, [ancestor, *restored.ancestors], [own, *before])
 

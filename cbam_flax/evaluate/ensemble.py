@@ -53,6 +53,12 @@ class Ensemble:
         return self.members[0].fingerprint
 
     @property
+    def ancestors(self) -> list[dict[str, Any]]:
+        """The models that the members started from, each once (`cbam_flax.lineage`)."""
+        of_all = [ancestor for member in self.members for ancestor in member.ancestors]
+        return list({provenance.sha256_of_json(each): each for each in of_all}.values())
+
+    @property
     def description(self) -> dict[str, Any]:
         """`ensemble` and `tta` as metrics.json and bundle.json have them, where they apply."""
         members = [

@@ -145,11 +145,13 @@ def evaluate_workdir(
             "synthetic": is_synthetic(evaluated.manifest),
         },
         "provenance": evaluation_folder.provenance(restored, evaluated)
-        | {"weights_sha256": judged.weights_sha256},
+        | {"weights_sha256": judged.weights_sha256}
+        | ({"ancestors": judged.ancestors} if judged.ancestors else {}),
     }
-    if restored.ancestors:
-        before = lineage.read_before(folder, restored.ancestors)
-        metrics["ancestors"] = lineage.judged(restored.ancestors, before, evaluated)
+    if judged.ancestors:
+        runs = [folder, *map(epath.Path, with_runs)]
+        before = lineage.read_before(runs, judged.ancestors)
+        metrics["ancestors"] = lineage.judged(judged.ancestors, before, evaluated)
     metrics["warnings"] = (findings if several else analysis).warnings(metrics)
     metrics["warnings"] += findings.other_name(evaluated, restored.findings)
     drawn = (findings_report if several else pictures).draw(

@@ -163,7 +163,7 @@ def calibration_of(run: Run, finding: str | None = None) -> dict[str, Any]:
 def describe(run: Run) -> dict[str, Any]:
     """bundle.json, except what is known only after the artefacts are written."""
     config = run.restored.portable_config
-    ancestors = {"ancestors": list(run.restored.ancestors)} if run.restored.ancestors else {}
+    ancestors = list((run.judged or run.restored).ancestors)
     size = run.preprocessing["image_size"]
     made_of = run.judged.description if run.judged else {}
     names = findings(run.manifest)
@@ -215,7 +215,7 @@ def describe(run: Run) -> dict[str, Any]:
             "code": provenance.code_fingerprint(),
         },
         "config": config,
-    } | ancestors
+    } | ({"ancestors": ancestors} if ancestors else {})
 
 
 def _labels(names: Sequence[str]) -> dict[str, list[str]]:

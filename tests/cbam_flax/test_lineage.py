@@ -126,13 +126,13 @@ def test_files_come_back_and_hold_no_name(before, tmp_path):
     lineage.write(str(tmp_path), before, [before, None])
     assert lineage.read_own(tmp_path, DATA) == before
     ancestors = [ancestor(), ancestor(trained_on_sha256=sha256_of_json(before))]
-    assert lineage.read_before(tmp_path, ancestors) == [None, before]
+    assert lineage.read_before([tmp_path], ancestors) == [None, before]
     assert "nih" not in (tmp_path / "ancestors.json").read_text()
 
 
 def test_a_run_without_these_files_knows_nothing(before, tmp_path):
     assert lineage.read_own(tmp_path, DATA) is None
-    assert lineage.read_before(tmp_path, [ancestor()]) == [None]
+    assert lineage.read_before([tmp_path], [ancestor()]) == [None]
     lineage.write(str(tmp_path), before, [])
     assert not (tmp_path / "ancestors.json").exists()
 
@@ -153,7 +153,7 @@ def test_changed_ancestors_are_refused(before, tmp_path):
     path = tmp_path / "ancestors.json"
     path.write_text(path.read_text().replace("rsna_pneumonia", "other"))
     with pytest.raises(UserError, match=r"ancestors.json has changed since it was written"):
-        lineage.read_before(tmp_path, [ancestor()])
+        lineage.read_before([tmp_path], [ancestor()])
 
 
 def test_an_empty_split_shares_nothing(before):
