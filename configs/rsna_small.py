@@ -1,4 +1,4 @@
-"""The challenge's and NIH's RSNA-labelled radiographs as one data set, 128 px, minutes on two cores.
+"""The RSNA-labelled radiographs of two sources as one data set, at 128 px: minutes on two cores.
 
 docs/data.md, "Your own images", has the two commands that prepare `rsna_nih`.
 """
