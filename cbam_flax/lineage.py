@@ -200,12 +200,18 @@ def judged(
     ]
 
 
-def warnings(ancestors: Sequence[Ancestor], n: int) -> list[str]:
-    """The sentences on what `judged` found, of a split of `n` images."""
+def warnings(ancestors: Sequence[Ancestor], n: int, *, of_ensemble: bool = False) -> list[str]:
+    """The sentences on what `judged` found, of a split of `n` images.
+
+    Args:
+        of_ensemble: the ancestors are of several members, so that their order says nothing.
+    """
     found = []
     for generation, ancestor in enumerate(ancestors, start=1):
         model = "the model that this run started from"
-        if generation > 1:
+        if of_ensemble:
+            model = f"a model before a member of the ensemble ({described(ancestor)})"
+        elif generation > 1:
             model = f"this model's ancestor {generation} runs back"
         train, validation = (ancestor["shared"][part] for part in PARTS)
         if train["images"] is None:

@@ -16,7 +16,8 @@ from etils import epath
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from cbam_flax.input_pipeline import Order, Split, has_both_classes
+from cbam_flax.input_pipeline import Order, Split
+from cbam_flax.labels import has_both_classes
 from cbam_flax.metrics_log import JsonlWriter
 from cbam_flax.models import create_model
 from cbam_flax.models.table import Stage, stage_table

@@ -81,7 +81,9 @@ def read_run(
 
     config = restored.config
     records = record_dir(config.data_dir, config.dataset, config.image_size)
-    manifest = _manifest_of_fold(config) if config.folds else read_manifest(records)
+    manifest = read_manifest(records)
+    if config.folds:
+        manifest = _manifest_of_fold(config, manifest["preprocessing"]["image_size"])
     for split, content in restored.fingerprint.items():
         if manifest["splits"].get(split, {}).get("content_sha256") != content:
             raise UserError(
@@ -107,11 +109,14 @@ def default_evaluation(judged: "Ensemble | None") -> str:
     return evaluation_folder.default_name("test", members=len(judged.members), tta=judged.tta)
 
 
-def _manifest_of_fold(config: "ConfigDict") -> dict[str, Any]:
-    """The manifest of the run's fold, with the grey range of its own training images."""
+def _manifest_of_fold(config: "ConfigDict", prepared_size: int) -> dict[str, Any]:
+    """The manifest of the run's fold, with the grey range of its own training images.
+
+    The range is that of the images as they were prepared, since predict looks at these.
+    """
     from cbam_flax.input_pipeline import load_split
 
-    where = (config.data_dir, config.dataset, config.image_size)
+    where = (config.data_dir, config.dataset, prepared_size)
     train = load_split(*where, "train", config.folds, config.fold)
     greys = [grey_range(train.images[row]) for row in range(len(train))]
     train.manifest["splits"]["train"]["grey_range"] = distribution(greys)

@@ -71,7 +71,7 @@ def source_dataset(header: dict[str, Any]) -> Dataset:
     whatever the original was.
 
     Args:
-        header: as `data_prep.dicom.read_radiograph` gives it, with `has_references`.
+        header: as `data_prep.images.read_image` gives it, with `has_references`.
     """
     source = Dataset()
     source.SpecificCharacterSet = "ISO_IR 192"  # the header's strings are decoded already

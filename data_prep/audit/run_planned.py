@@ -96,10 +96,6 @@ def render(result: dict[str, Any]) -> str:
         *render_leakage(result["leakage"]),
         f"{result['near_duplicate_pairs']:,} pairs of images look alike",
     ]
-    if result["patients"] is None:
-        lines.append(
-            "WARNING: patients unknown: whether one is in train and in test, nobody can say"
-        )
     if pairs := result["of_different_patients"]:
         lines.append(
             f"WARNING: {len(pairs):,} of them are said to be of different patients, such as "

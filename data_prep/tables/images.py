@@ -49,7 +49,7 @@ class TableImage:
     origin: str | None
 
 
-def read_image(rows: Sequence[Row], source: Source, values: Sequence[str]) -> TableImage:
+def image_of_rows(rows: Sequence[Row], source: Source, values: Sequence[str]) -> TableImage:
     """What the rows of one image say.
 
     Args:

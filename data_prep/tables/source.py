@@ -7,9 +7,9 @@ import pandas as pd
 
 from data_prep.cli import UserError
 from data_prep.tables.files import ImageFolder
+from data_prep.tables.options import COLUMNS
 
 UNKNOWN = "unknown"  # in the place of the column of patients
-OPTIONAL = ("split", "view", "sex", "age", "spacing", "origin", "detailed_class")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Source:
     def columns(self) -> list[str]:
         """Every column that is used, once."""
         patient = () if self.patient == UNKNOWN else (self.patient,)
-        optional = (getattr(self, name) for name in OPTIONAL)
+        optional = (getattr(self, name) for name in COLUMNS.values())
         conditions = (column for column, _ in self.where)
         named = (self.image, *patient, *self.labels, *optional, *self.boxes, *self.corners)
         return [name for name in dict.fromkeys((*named, *conditions)) if name]

@@ -13,24 +13,8 @@ from data_prep.tables import folders
 from data_prep.tables.files import ImageFolder
 from data_prep.tables.labels import is_missing, is_normal, split_cell
 from data_prep.tables.options import COLUMNS, data_set_name
-from data_prep.tables.plan import Plan, plan_records
 from data_prep.tables.reading import read_table
 from data_prep.tables.source import UNKNOWN, Source
-
-
-def sources_and_plan(args: argparse.Namespace) -> tuple[list[Source], Plan]:
-    """The sources that the flags mean, and the records to be made from them.
-
-    Raises:
-      UserError: something is missing, contradicts the rest, or cannot be read.
-    """
-    if args.dataset == "folders":
-        source, findings, values = folder_source(args)
-        sources, own_splits = [source], "folder" if source.split else ""
-    else:
-        sources, findings, values = table_sources(args)
-        own_splits = "column" if args.split_column else ""
-    return sources, plan_records(sources, findings, values=values, own_splits=own_splits)
 
 
 def folder_source(args: argparse.Namespace) -> tuple[Source, list[str], list[str]]:

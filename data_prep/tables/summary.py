@@ -80,12 +80,13 @@ def _warnings(plan: Plan, sources: Sequence[Source]) -> Iterator[str]:
     if shared := plan.patients_in_two_splits:
         yield (
             f"WARNING: LEAK: {len(shared):,} patients are in two splits, such as {shared[0]}; "
-            "figures on the test split are too good. Without the own splits it splits by patient."
+            "figures on the test split are too good. Leave the data set's own splits out to split "
+            "by patient."
         )
     if not plan.has_own_validation:
         yield (
-            "note: the own splits have no validation; 15 % of the patients of train are taken for "
-            "it."
+            "note: the data set's own splits have no validation; 15 % of the patients of train are "
+            "taken for it."
         )
 
 

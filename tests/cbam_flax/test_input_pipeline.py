@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cbam_flax import decoded_cache, input_pipeline, sharding
-from cbam_flax.input_pipeline import Order, Split, check_labels, load_split, with_variant
+from cbam_flax.input_pipeline import Order, Split, load_split, with_variant
+from cbam_flax.labels import check_labels
 from data_prep.cli import UserError
 
 LABELS = np.int32([0, 0, 0, 1, 0, 0, 1, 0, 0, 0])

@@ -58,6 +58,9 @@ def test_labels_follow_the_findings_of_the_model_by_name():
     one = findings.align(split, ["Mass"])
     np.testing.assert_array_equal(one.labels, [1])
     assert (list(one.columns["image_id"]), one.images.shape) == (["0"], (1, 4, 4))
+    assert [len(boxes) for boxes in one.columns["boxes"]] == [0]  # nobody knows of which finding
+    with pytest.raises(UserError, match="no image of the test split of other is labelled for Mass"):
+        findings.align(a_split([[0, -1], [1, -1]], ["hernia", "Mass"]), ["Mass"])
     assert findings.align(split, ["hernia", "Mass"]) is split
     alone = a_split([0, 1], ["opacity"])
     assert findings.align(alone, ["pneumonia"]) is alone

@@ -8,6 +8,7 @@ from etils import epath
 from cbam_flax import provenance
 from cbam_flax.checkpoint import Restored
 from cbam_flax.export import run_record
+from cbam_flax.input_pipeline import Split
 from cbam_flax.predict import schema
 from data_prep.cli import UserError
 
@@ -197,3 +198,18 @@ def test_a_damaged_manifest_is_one_sentence(workdir, restored, text, words):
 def test_what_the_description_says_is_what_a_reader_takes(workdir, restored):
     described = run_record.describe(run_record.read_run(str(workdir), restored))
     assert schema.fault(described | {"files": {}}) is None
+
+
+def test_the_grey_range_of_a_fold_is_that_of_the_prepared_images(workdir, restored, monkeypatch):
+    loaded = []
+
+    def load(data_dir, dataset, image_size, split, folds, fold):
+        loaded.append(image_size)
+        images = np.arange(32 * 32, dtype=np.uint8).reshape(1, 32, 32)
+        return Split(split, images, {}, json.loads(json.dumps(MANIFEST)))
+
+    monkeypatch.setattr("cbam_flax.input_pipeline.load_split", load)
+    restored.config.update({"image_size": 28, "folds": 2})
+    manifest = run_record.read_run(str(workdir), restored).manifest
+    assert loaded == [32]
+    assert manifest["splits"]["train"]["grey_range"]["levels"]["minimum"] == 256

@@ -182,3 +182,8 @@ def test_a_split_that_would_be_empty(source):
     few = plan(table(source, *OTHERS))[0]
     with pytest.raises(UserError, match="split would be empty: 2 images are usable"):
         check_splits(few)
+
+
+def test_two_findings_have_two_names(source):
+    with pytest.raises(UserError, match="the findings Mass, mass have one name"):
+        plan(source, findings=("Mass", "Edema", "mass"))
