@@ -3,7 +3,7 @@
 WORKDIR/trained_on.json holds the patients and the images of a run's training and validation splits,
 as hashes. A run that starts from another model has its `ancestors` in every checkpoint record, the
 nearest first, and what each was trained on in WORKDIR/ancestors.json, under the hash that the
-record gives. What an ancestor was trained on is None where nobody wrote it down.
+record gives. What an ancestor was trained on is None where it was not recorded.
 """
 
 import base64

@@ -45,7 +45,7 @@ def rsna_job(args: argparse.Namespace) -> Job:
     """The challenge's; what can be checked is checked before TFDS is imported."""
     raw, scheme = epath.Path(args.raw[0]), args.split or "patient"
     if not raw.is_dir():
-        raise UserError(f"--raw={raw} is no folder; give the challenge's unpacked download")
+        raise UserError(f"--raw={raw} is not a folder; give the challenge's unpacked download")
     patients, mapping = None, None
     if args.mapping:
         mapping = epath.Path(find_mapping(args.mapping, args.data_dir))

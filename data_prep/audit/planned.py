@@ -115,8 +115,8 @@ def _of_files(records: Sequence[Record], looks: Sequence[Look]) -> dict[str, Col
     }
 
 
-def _known(said: Any, in_header: Any) -> Any:
-    return in_header if said is None else said
+def _known(given: Any, in_header: Any) -> Any:
+    return in_header if given is None else given
 
 
 def _text(value: Any) -> str:
@@ -163,8 +163,8 @@ def _used(source: Source) -> dict[str, str]:
     """Column -> why it is not tested as it is; "" where it is tested under another name."""
     uses = {}
     for role in (*_ROLES, *_USES):
-        said = getattr(source, role)
-        for name in (said,) if isinstance(said, str) else said:
+        given = getattr(source, role)
+        for name in (given,) if isinstance(given, str) else given:
             if name and name != UNKNOWN:
                 uses[name] = _USES.get(role, "")
     return uses

@@ -1,4 +1,4 @@
-"""Every figure of the audit of anybody's data set, and how they are shown."""
+"""Every figure of the audit of a table or of folders, and how they are shown."""
 
 from typing import Any
 

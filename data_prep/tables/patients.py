@@ -1,4 +1,7 @@
-"""Who is one patient: "12" and "012" are, since merging two cannot leak and parting one does."""
+"""Which spellings are one patient: "12" and "012" are.
+
+Taking two patients for one cannot leak; taking one for two does.
+"""
 
 import re
 from collections import defaultdict

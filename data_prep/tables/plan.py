@@ -22,7 +22,7 @@ _MAX_CLASSES = 100  # more are text, and no kinds of images
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is to be done, and what there is to say of it.
+    """The records to be made, and what is reported of them.
 
     Attributes:
       records: in the order of their names.

@@ -158,7 +158,7 @@ def test_where_chooses_rows_by_the_whole_cell(source):
     assert sorted(plan(one)[1]) == ["0.png", "1.png", "2.png", "3.png"]
     with pytest.raises(UserError, match="no row of t has who=9"):
         plan(dataclasses.replace(source, where=(("who", "9"),)))
-    with pytest.raises(UserError, match="no regular expression"):
+    with pytest.raises(UserError, match="not a regular expression"):
         plan(dataclasses.replace(source, where=(("who", "("),)))
 
 
