@@ -24,8 +24,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options; none has a default, so that `check_flags` sees which were given."""
     both = parser.add_argument_group(
         "for --dataset=table and --dataset=folders",
-        "docs/data.md, 'Your own images', explains them with examples. Public data sets take --name, "
-        "--label (the finding, or all) and --dry-run.",
+        "docs/data.md, 'Your own images', explains them with examples. Public data sets take "
+        "--name, --label (the finding, or all) and --dry-run.",
     )
     add = both.add_argument
     add("--name", help="of the data set (default: the table's or the folder's)")
