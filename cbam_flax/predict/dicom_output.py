@@ -174,7 +174,8 @@ def structured_report(
         return sr.MeasurementsAndQualitativeEvaluations(
             tracking_identifier=sr.TrackingIdentifier(generate_uid(), "whole image"),
             finding_type=finding,
-            finding_sites=[sr.FindingSite(codes.SCT.Lung)],
+            # Of another finding, such as an enlarged heart, nobody said where it lies.
+            finding_sites=[sr.FindingSite(codes.SCT.Lung)] if finding == PNEUMONIA else None,
             algorithm_id=algorithm,
             source_images=[
                 sr.SourceImageForMeasurementGroup(source.SOPClassUID, source.SOPInstanceUID)
