@@ -45,3 +45,15 @@ def _check_labels_of_several(split: Split) -> None:
             f"the labelled images of the {split.name} split are all of one class for "
             f"{', '.join(one_class)}; prepare the data without that, or with more images"
         )
+
+
+def finding_lines(split: Split) -> list[str]:
+    """Of several findings a line each: positive and labelled images, and whether it is judged."""
+    if len(split.findings) == 1:
+        return []
+    lines = []
+    judged = has_both_classes(split.labels)
+    for name, labels, fine in zip(split.findings, split.labels.T, judged, strict=True):
+        counts = f"{(labels == 1).sum():,} of {(labels >= 0).sum():,} labelled images positive"
+        lines.append(f"{name}: {counts}" + ("" if fine else "; one class only, so not judged"))
+    return lines

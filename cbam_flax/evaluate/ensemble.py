@@ -20,16 +20,13 @@ from cbam_flax.evaluate.predict_split import LOGIT_DECIMALS, Predictions, predic
 from cbam_flax.input_pipeline import Split
 from data_prep.cli import UserError
 
-COMBINE = ("logit", "probability")
-TTA = "flip"
-
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
     """Trained models of the same data; one alone without `tta` scores as it does by itself.
 
     Attributes:
-        combine: what is averaged over the members, their logits or their probabilities.
+        combine: what is averaged over the members, "logit" or "probability".
         tta: "flip" if a member's logit is the mean of those of the image and of its mirror image.
     """
 
