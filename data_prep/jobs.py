@@ -74,10 +74,11 @@ def rsna_job(args: argparse.Namespace) -> Job:
             file=sys.stderr,
         )
 
-    from data_prep.rsna_pneumonia import Builder, RsnaConfig
+    from data_prep.record_builder import RecordConfig
+    from data_prep.rsna_pneumonia import Builder
 
     how = preprocessing(args)
-    config = RsnaConfig.of(how, scheme)
+    config = RecordConfig.of(how, scheme)
     make_builder = functools.partial(
         Builder,
         config=Builder.builder_configs.get(config.name, config),

@@ -29,8 +29,8 @@ class Plan:
       refused: why a file, or a row without one, becomes no record.
       findings: what the labels are of.
       detailed_classes: every kind of image that occurs.
-      scheme: "patient"; "image" where the patients are unknown; "column" or "folder" where the
-        splits are the table's or the folder's own.
+      scheme: "patient"; "image" where the patients are unknown; "column", "folder" or "official"
+        where the splits are those of the table, the folders or the public data set.
       unnamed: source -> how many files of its folder no row names.
       merged_patients: those that are spelled in several ways, in words.
       patients_in_two_splits: names, with their namespace.
@@ -69,7 +69,7 @@ def plan_records(
       sources: several are told apart by their names, which then begin the image ids.
       findings: the names of what the labels are of, in their order.
       values: the values that are the findings, where one column lists them.
-      own_splits: the scheme where the sources have splits of their own: "column" or "folder".
+      own_splits: the scheme where the sources have splits of their own, else "".
 
     Raises:
       UserError: a table lacks a column or a usable label, two findings have one name, or what the

@@ -86,7 +86,9 @@ def card(metrics: dict | None, **manifest) -> str:
         variables={"params": {"a": np.ones((100, 20))}},
         config=types.SimpleNamespace(image_size=32),
     )
-    return model_card(Run(restored, MANIFEST | manifest, metrics), BUNDLE)
+    return model_card(
+        Run(types.SimpleNamespace(members=[restored]), MANIFEST | manifest, metrics), BUNDLE
+    )
 
 
 @pytest.mark.parametrize(
