@@ -22,7 +22,8 @@ EXAMPLE = """examples:
   python -m cbam_flax.evaluate --compare runs/cbam-0 runs/cbam-1 runs/none-0 runs/none-1
 """
 
-_OF_SCORING = (
+# What --compare and --pool would ignore, since they read evaluations that are there already.
+_SCORING_FLAGS = (
     *("tta", "step", "data_dir", "dataset", "criterion", "prevalences", "resamples", "batch_size"),
 )
 
@@ -107,11 +108,11 @@ def check_flags(args: argparse.Namespace) -> None:
         raise cli.UserError("--out is for --pool only; leave it out")
     if args.explained is not None and not args.workdir:
         raise cli.UserError("--explained is for --workdir only; leave it out")
-    if args.compare or args.pool:  # they read what is evaluated already
-        for flag in _OF_SCORING:
+    if args.compare or args.pool:
+        for flag in _SCORING_FLAGS:
             if getattr(args, flag) is not None:
-                told = "prevalence" if flag == "prevalences" else flag
-                raise cli.UserError(f"--{told} is for --workdir or --ensemble only; leave it out")
+                name = "prevalence" if flag == "prevalences" else flag
+                raise cli.UserError(f"--{name} is for --workdir or --ensemble only; leave it out")
 
 
 def _count(text: str) -> int:
