@@ -12,6 +12,7 @@ import numpy as np
 from cbam_flax.evaluate import analysis, bootstrap, calibration, patients, statistics
 from cbam_flax.evaluate.calibration import NOT_FITTED, Calibration
 from cbam_flax.evaluate.predict_split import Predictions, of_finding
+from cbam_flax.folds import Rows
 from cbam_flax.input_pipeline import Split
 from cbam_flax.labels import has_both_classes
 from data_prep.cli import UserError
@@ -99,7 +100,8 @@ def align(split: Split, findings: Sequence[str]) -> Split:
     columns["label"] = label[keep, 0]
     columns["boxes"] = np.empty(keep.sum(), object)
     columns["boxes"][:] = [np.zeros((0, 4), np.float32)] * keep.sum()
-    return dataclasses.replace(split, columns=columns, images=split.images[keep], manifest=manifest)
+    images: Any = Rows([split.images], np.flatnonzero(keep))  # which stay on the disk
+    return dataclasses.replace(split, columns=columns, images=images, manifest=manifest)
 
 
 def other_name(split: Split, findings: Sequence[str]) -> list[str]:
