@@ -99,11 +99,12 @@ def builder_costs(paths: list[str], size: int, workers: int) -> tuple[float, flo
     import tensorflow_datasets as tfds
 
     from data_prep.radiographs import Preprocessing
+    from data_prep.record_builder import RecordConfig
     from data_prep.rsna import CLASSES, IMAGES, LABELS
-    from data_prep.rsna_pneumonia import Builder, RsnaConfig
+    from data_prep.rsna_pneumonia import Builder
 
     tfds.disable_progress_bar()
-    config = RsnaConfig.of(Preprocessing(size), "image")
+    config = RecordConfig.of(Preprocessing(size), "image")
 
     def seconds(paths: list[str], workers: int, clock: Callable[[], float]) -> float:
         with (

@@ -3,7 +3,7 @@
 WORKDIR/trained_on.json holds the patients and the images of a run's training and validation splits,
 as hashes. A run that starts from another model has its `ancestors` in every checkpoint record, the
 nearest first, and what each was trained on in WORKDIR/ancestors.json, under the hash that the
-record gives. What an ancestor was trained on is None where nobody wrote it down.
+record gives. What an ancestor was trained on is None where it was not recorded.
 """
 
 import base64
@@ -200,12 +200,18 @@ def judged(
     ]
 
 
-def warnings(ancestors: Sequence[Ancestor], n: int) -> list[str]:
-    """The sentences on what `judged` found, of a split of `n` images."""
+def warnings(ancestors: Sequence[Ancestor], n: int, *, of_ensemble: bool = False) -> list[str]:
+    """The sentences on what `judged` found, of a split of `n` images.
+
+    Args:
+        of_ensemble: the ancestors are of several members, so that their order says nothing.
+    """
     found = []
     for generation, ancestor in enumerate(ancestors, start=1):
         model = "the model that this run started from"
-        if generation > 1:
+        if of_ensemble:
+            model = f"a model before a member of the ensemble ({described(ancestor)})"
+        elif generation > 1:
             model = f"this model's ancestor {generation} runs back"
         train, validation = (ancestor["shared"][part] for part in PARTS)
         if train["images"] is None:

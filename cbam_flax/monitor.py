@@ -16,7 +16,8 @@ from etils import epath
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from cbam_flax.input_pipeline import Order, Split, has_both_classes
+from cbam_flax.input_pipeline import Order, Split
+from cbam_flax.labels import finding_lines
 from cbam_flax.metrics_log import JsonlWriter
 from cbam_flax.models import create_model
 from cbam_flax.models.table import Stage, stage_table
@@ -148,18 +149,6 @@ def log_start(
         if memory
         else "an unknown amount",
     )
-
-
-def finding_lines(split: Split) -> list[str]:
-    """Of several findings a line each: positive and labelled images, and whether it is judged."""
-    if len(split.findings) == 1:
-        return []
-    lines = []
-    judged = has_both_classes(split.labels)
-    for name, labels, fine in zip(split.findings, split.labels.T, judged, strict=True):
-        counts = f"{(labels == 1).sum():,} of {(labels >= 0).sum():,} labelled images positive"
-        lines.append(f"{name}: {counts}" + ("" if fine else "; one class only, so not judged"))
-    return lines
 
 
 def model_lines(stages: list[Stage]) -> list[str]:

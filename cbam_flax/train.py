@@ -18,6 +18,7 @@ from cbam_flax import optimizer as optimizer_lib
 from cbam_flax import step as step_lib
 from cbam_flax.augment import augment
 from cbam_flax.evaluate.validation import validate
+from cbam_flax.labels import check_labels
 from cbam_flax.models import create_model
 from data_prep.cli import INTERRUPTED, UserError
 
@@ -54,7 +55,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     )
     training, validation = load("train"), load("validation")
     for split in (training, validation):
-        input_pipeline.check_labels(split)
+        check_labels(split)
     config = config_lib.with_findings(config, training.findings)
     if config.shuffle_labels:  # both: a checkpoint selected by true labels beats chance
         rng = np.random.default_rng(config.seed)

@@ -142,7 +142,7 @@ def _open(data: bytes, kind: str, max_pixels: int) -> Image.Image:
 
 
 def _check(picture: Image.Image) -> None:
-    """Refuses what is no single grey image, or turned."""
+    """Refuses a file that is not a single grey image, or whose tag says that it is turned."""
     frames = getattr(picture, "n_frames", 1)
     if frames > 1:
         raise DicomRefusal("multi_frame", f"it holds {frames} images")

@@ -45,7 +45,7 @@ def rsna_job(args: argparse.Namespace) -> Job:
     """The challenge's; what can be checked is checked before TFDS is imported."""
     raw, scheme = epath.Path(args.raw[0]), args.split or "patient"
     if not raw.is_dir():
-        raise UserError(f"--raw={raw} is no folder; give the challenge's unpacked download")
+        raise UserError(f"--raw={raw} is not a folder; give the challenge's unpacked download")
     patients, mapping = None, None
     if args.mapping:
         mapping = epath.Path(find_mapping(args.mapping, args.data_dir))
@@ -74,10 +74,11 @@ def rsna_job(args: argparse.Namespace) -> Job:
             file=sys.stderr,
         )
 
-    from data_prep.rsna_pneumonia import Builder, RsnaConfig
+    from data_prep.record_builder import RecordConfig
+    from data_prep.rsna_pneumonia import Builder
 
     how = preprocessing(args)
-    config = RsnaConfig.of(how, scheme)
+    config = RecordConfig.of(how, scheme)
     make_builder = functools.partial(
         Builder,
         config=Builder.builder_configs.get(config.name, config),

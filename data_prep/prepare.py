@@ -1,4 +1,4 @@
-"""Radiographs, with a table or folders that say what they show -> TFRecords and a manifest."""
+"""Radiographs, labelled by a table or by folders -> TFRecords and a manifest."""
 
 import argparse
 import logging

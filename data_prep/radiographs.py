@@ -61,10 +61,10 @@ def prepare_radiograph(task: tuple[Record, Preprocessing]) -> Prepared:
         "boxes": placement.forward_boxes(np.array(record.boxes)),
         "image_id": record.image_id,
         "patient_id": record.patient_id,
-        "view": _first_known(record.view, header["view_position"]),
-        "sex": _first_known(record.sex, header["patient_sex"]),
-        "age": _first_known(record.age, header["patient_age"], math.nan),
-        "spacing": _first_known(record.spacing, header["pixel_spacing"], math.nan),
+        "view": first_known(record.view, header["view_position"]),
+        "sex": first_known(record.sex, header["patient_sex"]),
+        "age": first_known(record.age, header["patient_age"], math.nan),
+        "spacing": first_known(record.spacing, header["pixel_spacing"], math.nan),
     }
     flags = []
     if header["synthetic_data"].upper() == "YES":
@@ -80,8 +80,9 @@ def prepare_radiograph(task: tuple[Record, Preprocessing]) -> Prepared:
     return Prepared(outcome, example)
 
 
-def _first_known(*values: Any) -> Any:
-    return next(value for value in values if value is not None)
+def first_known(*values: Any) -> Any:
+    """The first that is not None, or None."""
+    return next((value for value in values if value is not None), None)
 
 
 def _file_name(record: Record) -> str:

@@ -9,6 +9,7 @@ import os
 
 from absl import logging
 
+from cbam_flax.evaluate.scoring_flags import add_scoring_flags, check_scoring_flags
 from data_prep import cli
 from data_prep.files import folders
 
@@ -21,6 +22,11 @@ EXAMPLE = """examples:
   python -m cbam_flax.evaluate --compare runs/cbam-0 runs/cbam-1 runs/none-0 runs/none-1
 """
 
+# What --compare and --pool would ignore, since they read evaluations that are there already.
+_SCORING_FLAGS = (
+    *("tta", "step", "data_dir", "dataset", "criterion", "prevalences", "resamples", "batch_size"),
+)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -29,31 +35,13 @@ def main() -> None:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--workdir", help="folder of the run")
+    what = add_scoring_flags(parser)
     what.add_argument("--compare", nargs="+", help="folders of evaluated runs")
-    what.add_argument(
-        "--ensemble",
-        nargs="+",
-        metavar="RUN",
-        help="runs that score together; results in RUN/evaluation/ensemble-NAME of the first",
-    )
     what.add_argument(
         "--pool",
         nargs="+",
         metavar="RUN",
         help="evaluated runs of the folds of one data set: every image judged once",
-    )
-    parser.add_argument(
-        "--combine",
-        choices=("logit", "probability"),
-        help="what --ensemble takes the mean of, as in --combine=probability (default: logit)",
-    )
-    parser.add_argument(
-        "--tta",
-        choices=("flip",),
-        help="test-time augmentation, as in --tta=flip: the mean logit of the image and its mirror "
-        "image",
     )
     parser.add_argument(
         "--out",
@@ -89,7 +77,7 @@ def main() -> None:
     )
     parser.add_argument("--batch_size", type=_count, help="images per call; changes no metric")
     args = parser.parse_args()
-    _check_together(args)
+    check_flags(args)
     if args.name is not None:
         folders.check_name(args.name)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -113,17 +101,18 @@ def main() -> None:
         print(line)
 
 
-def _check_together(args: argparse.Namespace) -> None:
+def check_flags(args: argparse.Namespace) -> None:
     """Refuses flags that what is asked for would ignore."""
-    for flag, needed, is_there in (
-        ("out", "--pool", args.pool),
-        ("combine", "--ensemble", args.ensemble),
-        ("tta", "--workdir or --ensemble", args.workdir or args.ensemble),
-    ):
-        if getattr(args, flag) is not None and not is_there:
-            raise cli.UserError(f"--{flag} is for {needed} only; leave it out")
-    if args.ensemble and len(args.ensemble) < 2:
-        raise cli.UserError("--ensemble needs at least two runs; for one give --workdir")
+    check_scoring_flags(args)
+    if args.out and not args.pool:
+        raise cli.UserError("--out is for --pool only; leave it out")
+    if args.explained is not None and not args.workdir:
+        raise cli.UserError("--explained is for --workdir only; leave it out")
+    if args.compare or args.pool:
+        for flag in _SCORING_FLAGS:
+            if getattr(args, flag) is not None:
+                name = "prevalence" if flag == "prevalences" else flag
+                raise cli.UserError(f"--{name} is for --workdir or --ensemble only; leave it out")
 
 
 def _count(text: str) -> int:

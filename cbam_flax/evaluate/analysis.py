@@ -154,7 +154,9 @@ def warnings_of_data(metrics: Mapping[str, Any]) -> list[str]:
             f"images, since they or the training images name no patient. Intervals are over "
             f"{metrics['bootstrap']['unit']}: too narrow if patients have several images."
         )
-    found += lineage.warnings(metrics.get("ancestors", []), metrics["n"])
+    found += lineage.warnings(
+        metrics.get("ancestors", []), metrics["n"], of_ensemble="ensemble" in metrics
+    )
     return found
 
 

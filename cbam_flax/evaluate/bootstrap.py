@@ -7,7 +7,7 @@ A statistic is a function of such weights, `(r, n) -> {name: (r,)}`, and works o
 at once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import scipy.special
@@ -77,15 +77,6 @@ def exact_interval(value: float, patients: int, level: float = LEVEL) -> Interva
     """
     limit = ((1 - level) / 2) ** (1 / patients)
     return rounded(value, limit, 1.0) if value == 1 else rounded(value, 0.0, 1 - limit)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number (Holm 1979, A simple sequentially rejective procedure)."""
-    order = np.argsort(p_values, kind="stable")
-    steps = np.asarray(p_values)[order] * np.arange(len(p_values), 0, -1)
-    adjusted = np.empty(len(p_values))
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(steps))
-    return adjusted.tolist()
 
 
 def _normal_score(samples: np.ndarray, value: float) -> float:

@@ -1,7 +1,7 @@
 """Several evaluated runs side by side, on the same images and the same resamples of patients."""
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from cbam_flax.evaluate import bootstrap, distinct, folder, seeds, statistics
 from cbam_flax.evaluate.patients import with_known_patients
 from cbam_flax.evaluate.plots import shown
 from data_prep.cli import UserError
+from data_prep.multiple_testing import holm
 
 FIGURES = ("auroc", "average_precision", "brier")
 NOT_A_DIFFERENCE = {"seed", "evaluate.batch_size", "evaluate.at_end", *FREE_ON_RESUME}
@@ -59,9 +60,8 @@ def compare(
     sources = [metrics["provenance"] for metrics, _ in runs]
     weights = [source.get("weights_sha256") for source in sources]  # not in older evaluations
     distinct.refuse_repeats(workdirs, weights, "the same weights")
-    configs = [source["config"] for source in sources]
-    named = names(workdirs, configs)
-    seed_of = [config["seed"] for config in configs]
+    named = names(workdirs, [metrics for metrics, _ in runs])
+    seed_of = [source["config"]["seed"] for source in sources]
     distinct.refuse_repeats(
         workdirs, list(zip(named, seed_of, strict=True)), "one config and one seed"
     )
@@ -124,8 +124,8 @@ def compare(
             }
         )
     tested = [row for row in differences if row["p"] is not None]
-    for row, p in zip(tested, bootstrap.holm([row["p"] for row in tested]), strict=True):
-        row["p_adjusted"] = p
+    for row, p in zip(tested, holm(np.array([row["p"] for row in tested])), strict=True):
+        row["p_adjusted"] = float(p)
     return {"name": name, "n": int(label.size), "groups": table, "differences": differences}
 
 
@@ -171,14 +171,29 @@ def _shown_p(p: float | None) -> str:
 
 def names(
     workdirs: Sequence[str],
-    of_runs: Sequence[dict[str, Any]],
+    of_runs: Sequence[Mapping[str, Any]],
     ignored: Collection[str] = NOT_A_DIFFERENCE,
 ) -> list[str]:
-    """Each config by the keys in which they differ, except the seed and where it ran."""
+    """Each evaluated run by what differs: keys of the config, and whether more than it scored.
+
+    Args:
+        of_runs: what their metrics.json hold.
+        ignored: keys of the config that make no difference.
+    """
     configs = []
-    for workdir, config in zip(workdirs, of_runs, strict=True):
+    for workdir, metrics in zip(workdirs, of_runs, strict=True):
+        config = metrics["provenance"]["config"]
         leaves = flatten(stored_config(config, f"the evaluated config of {workdir}"))
-        configs.append({k: v for k, v in leaves.items() if k not in ignored})
+        several = metrics.get("ensemble")
+        configs.append(
+            {key: value for key, value in leaves.items() if key not in ignored}
+            | {
+                "ensemble": f"{several['combine']}s of {len(several['members'])}"
+                if several
+                else "none",
+                "tta": metrics.get("tta", "none"),
+            }
+        )
     keys = sorted(set().union(*configs))
     differing = [key for key in keys if len({str(config.get(key)) for config in configs}) > 1]
     return [

@@ -15,12 +15,10 @@ import scipy.special
 from cbam_flax import checkpoint, provenance
 from cbam_flax.evaluate import distinct
 from cbam_flax.evaluate.calibration import Calibration
+from cbam_flax.evaluate.findings import Calibrations
 from cbam_flax.evaluate.predict_split import LOGIT_DECIMALS, Predictions, predict_split
 from cbam_flax.input_pipeline import Split
 from data_prep.cli import UserError
-
-COMBINE = ("logit", "probability")
-TTA = "flip"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Ensemble:
     """Trained models of the same data; one alone without `tta` scores as it does by itself.
 
     Attributes:
-        combine: what is averaged over the members, their logits or their probabilities.
+        combine: what is averaged over the members, "logit" or "probability".
         tta: "flip" if a member's logit is the mean of those of the image and of its mirror image.
     """
 
@@ -73,7 +71,7 @@ class Ensemble:
         return (several if len(members) > 1 else {}) | ({"tta": self.tta} if self.tta else {})
 
     def predict(self, split: Split, batch_size: int) -> tuple[Predictions, np.ndarray]:
-        """As `predict_split`, with the combined logit; and the members' own logits (m, N)."""
+        """As `predict_split`, with the combined logit; and the members' own logits (m, ...)."""
         found = [self._predict(member, split, batch_size) for member in self.members]
         logits = np.stack([each["logit"] for each in found])
         logit = np.round(combined(logits, self.combine), LOGIT_DECIMALS)
@@ -134,9 +132,10 @@ def combined(logits: np.ndarray, combine: str = "logit") -> np.ndarray:
     return positive - negative
 
 
-def spread(logits: np.ndarray, fitted: Calibration) -> np.ndarray:
+def spread(logits: np.ndarray, fitted: Calibration | Calibrations) -> np.ndarray:
     """How far the members (m, N) disagree: the standard deviation of their probabilities (N,).
 
+    Of several findings (m, N, k) and (N, k).
     Each member's probability is by the ensemble's own calibration. The deviation is that of these
     members (divided by m), not an estimate for others.
     """

@@ -12,7 +12,9 @@ import numpy as np
 from cbam_flax.evaluate import analysis, bootstrap, calibration, patients, statistics
 from cbam_flax.evaluate.calibration import NOT_FITTED, Calibration
 from cbam_flax.evaluate.predict_split import Predictions, of_finding
-from cbam_flax.input_pipeline import Split, has_both_classes
+from cbam_flax.folds import Rows
+from cbam_flax.input_pipeline import Split
+from cbam_flax.labels import has_both_classes
 from data_prep.cli import UserError
 from data_prep.manifest import NOT_LABELLED
 
@@ -66,10 +68,11 @@ def align(split: Split, findings: Sequence[str]) -> Split:
     """The split with its labels in the order of a model's findings, found by their names.
 
     A finding that the data do not have is not labelled. Where model and data both have one
-    finding, the labels are taken as they are, and `other_name` says where the names differ.
+    finding, the labels are taken as they are, and `other_name` says where the names differ. Of
+    several findings nobody knows which one a box is of, so one alone has no boxes.
 
     Raises:
-        UserError: the data have none of the findings.
+        UserError: the data have none of the findings, or no image is labelled for one.
     """
     if split.findings == tuple(findings) or len(split.findings) == len(findings) == 1:
         return split
@@ -84,13 +87,21 @@ def align(split: Split, findings: Sequence[str]) -> Split:
     missing = np.full(len(split), NOT_LABELLED, np.int32)
     label = np.stack([missing if n is None else labels[:, n] for n in found], axis=1)
     manifest = split.manifest | {"findings": list(findings)}
+    if (label == NOT_LABELLED).all():
+        raise UserError(
+            f"no image of the {split.name} split of {split.manifest['dataset']} is labelled for "
+            f"{', '.join(findings)}; evaluate another split or other data"
+        )
     if len(findings) > 1:
         columns = split.columns | {"label": label}
         return dataclasses.replace(split, columns=columns, manifest=manifest)
     keep = label[:, 0] != NOT_LABELLED
     columns = {name: column[keep] for name, column in split.columns.items()}
     columns["label"] = label[keep, 0]
-    return dataclasses.replace(split, columns=columns, images=split.images[keep], manifest=manifest)
+    columns["boxes"] = np.empty(keep.sum(), object)
+    columns["boxes"][:] = [np.zeros((0, 4), np.float32)] * keep.sum()
+    images: Any = Rows([split.images], np.flatnonzero(keep))  # which stay on the disk
+    return dataclasses.replace(split, columns=columns, images=images, manifest=manifest)
 
 
 def other_name(split: Split, findings: Sequence[str]) -> list[str]:

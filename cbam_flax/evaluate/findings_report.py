@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
 
 from cbam_flax.checkpoint import Restored
-from cbam_flax.evaluate import html_page, patients, pictures, plots, report, saliency
+from cbam_flax.evaluate import ensemble, html_page, patients, pictures, plots, report, saliency
 from cbam_flax.evaluate.html_page import table, text, unbroken
 from cbam_flax.evaluate.predict_split import Predictions, of_finding
 from cbam_flax.input_pipeline import Split
@@ -144,6 +144,7 @@ def render(metrics: Metrics, drawn: Mapping[str, bytes]) -> str:
         f"the images that are labelled for it. In brackets: the 95 % interval from "
         f"{metrics['bootstrap']['resamples']:,} resamples of {metrics['bootstrap']['unit']}, the "
         f"same for all findings.</p>",
+        f"<p>{text(scored)}</p>" if (scored := ensemble.described(metrics)) else "",
         *(f"<p class=warning>{text(warning)}</p>" for warning in metrics["warnings"]),
         "<h2>Findings</h2>",
         _overview(metrics),

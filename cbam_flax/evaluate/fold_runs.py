@@ -64,6 +64,8 @@ def read(workdirs: Sequence[str], name: str) -> list[Run]:
         ("the number of folds", [run.metrics["data"]["fold"]["folds"] for run in runs]),
         ("the split", [run.metrics["split"] for run in runs]),
         ("--tta", [run.metrics.get("tta") for run in runs]),
+        # Each fold may start from a model of its own, which has not seen its patients either.
+        ("what they start from", ["ancestors" in run.metrics["provenance"] for run in runs]),
     ):
         for workdir, value in zip(workdirs, values, strict=True):
             if value != values[0]:
@@ -78,9 +80,8 @@ def read(workdirs: Sequence[str], name: str) -> list[Run]:
         )
     weights = [run.metrics["provenance"].get("weights_sha256") for run in runs]
     distinct.refuse_repeats(workdirs, weights, "the same weights")
-    ignored = {*compare.NOT_A_DIFFERENCE, "fold"}
-    configs = [run.metrics["provenance"]["config"] for run in runs]
-    named = compare.names(workdirs, configs, ignored)
+    ignored = {*compare.NOT_A_DIFFERENCE, "fold", "init.from_run"}
+    named = compare.names(workdirs, [run.metrics for run in runs], ignored)
     if len(set(named)) > 1:
         raise UserError(
             f"the runs have different configs ({'; '.join(sorted(set(named)))}); pool runs that "

@@ -86,7 +86,9 @@ def read(folder: Any) -> tuple[dict[str, Any], Predictions]:
         )
     metrics = read_metrics(folder)
     if "findings" in metrics:
-        raise UserError(f"{folder} is of several findings; only evaluations of one are compared")
+        raise UserError(
+            f"{folder} is of several findings; --compare and --pool take evaluations of one"
+        )
     table = folder / "predictions.csv"
     rows = csv_files.read(table, COLUMNS, EVALUATE_AGAIN)
     try:
@@ -167,7 +169,6 @@ def calibrations(
 def provenance(restored: Restored, split: Split) -> dict[str, Any]:
     """What the figures come from: checkpoint, config, data and code, as steps and fingerprints."""
     config = restored.portable_config
-    ancestors = {"ancestors": list(restored.ancestors)} if restored.ancestors else {}
     return {
         "checkpoint_step": restored.step,
         "weights_sha256": restored.weights_sha256,
@@ -176,7 +177,7 @@ def provenance(restored: Restored, split: Split) -> dict[str, Any]:
         "evaluated_on": split.fingerprint,
         "code": provenance_lib.code_fingerprint(),
         "config": config,
-    } | ancestors
+    }
 
 
 def _output() -> dict[str, Any]:

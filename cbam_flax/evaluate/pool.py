@@ -200,10 +200,12 @@ def _provenance(runs: Sequence[Run]) -> dict[str, Any]:
     """What differs between the runs by run, and the config that they share."""
     made = {f"fold {run.fold}, seed {run.seed}": run.metrics["provenance"] for run in runs}
     config = made[next(iter(made))]["config"]
-    own = ("checkpoint_step", "weights_sha256", "trained_on", "evaluated_on")
+    own = ("checkpoint_step", "weights_sha256", "trained_on", "evaluated_on", "ancestors")
     return {
         "prepared_sha256": runs[0].metrics["data"]["fold"]["prepared_sha256"],
-        "runs": {name: {key: each.get(key) for key in own} for name, each in made.items()},
+        "runs": {
+            name: {key: each[key] for key in own if key in each} for name, each in made.items()
+        },
         "config": {key: value for key, value in config.items() if key not in ("fold", "seed")},
     }
 

@@ -38,11 +38,14 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         f"{'SYNTHETIC images: ' * metrics['data']['synthetic']}{metrics['dataset']}, "
         f"{len(of['judged_folds'])} of {of['folds']} folds pooled"
     )
+    unseen = (
+        "it, nor its patient where that is known" if metrics["n_patient_unknown"] else "its patient"
+    )
     parts = [
         f"<h1>{text(title)}</h1>",
         f"<p>{metrics['n']:,} images of {patients.described(metrics)}, "
-        f"{metrics['n_positive']:,} positive, each judged by a model that has never seen its "
-        f"patient ({of['runs_per_fold']} run(s) a fold). In brackets: the 95 % interval over "
+        f"{metrics['n_positive']:,} positive, each judged by a model that has never seen {unseen} "
+        f"({of['runs_per_fold']} run(s) a fold). In brackets: the 95 % interval over "
         f"{text(of['over'])}, with {metrics['bootstrap']['resamples']:,} resamples of "
         f"{metrics['bootstrap']['unit']}.</p>",
         *(f"<p class=warning>{text(warning)}</p>" for warning in metrics["warnings"]),

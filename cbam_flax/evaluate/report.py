@@ -195,9 +195,12 @@ def ancestors_section(metrics: Mapping[str, Any]) -> str:
         shown = ["unknown" if count is None else f"{count:,}" for count in seen]
         rows.append((lineage.described(ancestor), *shown, f"{train['unchecked']:,}"))
     head = ("trained on", "in its training", "in its validation", "unchecked")
+    models = "The models before this one, the nearest first"
+    if "ensemble" in metrics:
+        models = "The models before the members of the ensemble"
     return (
-        "<h2>Started from</h2><p>The models before this one, the nearest first, and how many of "
-        "the evaluated images, or images of their patients, each has seen.</p>" + table(head, rows)
+        f"<h2>Started from</h2><p>{models}, and how many of the evaluated images, or images of "
+        "their patients, each has seen.</p>" + table(head, rows)
     )
 
 

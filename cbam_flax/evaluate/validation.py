@@ -8,7 +8,8 @@ from jax.sharding import Mesh
 
 from cbam_flax.evaluate import bootstrap, statistics
 from cbam_flax.evaluate.predict_split import Predictions, of_finding, predict_split
-from cbam_flax.input_pipeline import Split, has_both_classes
+from cbam_flax.input_pipeline import Split
+from cbam_flax.labels import has_both_classes
 from cbam_flax.models import CBAMResNet
 
 

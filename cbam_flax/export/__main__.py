@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 
+from cbam_flax.evaluate.scoring_flags import add_scoring_flags, check_scoring_flags
 from data_prep import cli
 
 EXAMPLE = """examples:
@@ -19,25 +20,7 @@ def main() -> None:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--workdir", help="folder of the run")
-    what.add_argument(
-        "--ensemble",
-        nargs="+",
-        metavar="RUN",
-        help="runs that score together in one bundle; the evaluation is in the first",
-    )
-    parser.add_argument(
-        "--combine",
-        choices=("logit", "probability"),
-        help="what --ensemble takes the mean of, as in --combine=probability (default: logit)",
-    )
-    parser.add_argument(
-        "--tta",
-        choices=("flip",),
-        help="test-time augmentation, as in --tta=flip: the mean logit of the image and its mirror "
-        "image",
-    )
+    add_scoring_flags(parser)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the bundle to write")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the best)")
     parser.add_argument(
@@ -53,10 +36,7 @@ def main() -> None:
         help="Ed25519 private key, PEM or OpenSSH; also writes bundle.json.sig",
     )
     arguments = parser.parse_args()
-    if arguments.ensemble and len(arguments.ensemble) < 2:
-        raise cli.UserError("--ensemble needs at least two runs; for one give --workdir")
-    if arguments.combine and not arguments.ensemble:
-        raise cli.UserError("--combine is for --ensemble only; leave it out")
+    check_scoring_flags(arguments)
     # The CPU is fast enough, and its float32 arithmetic is the reference.
     os.environ |= {
         "JAX_PLATFORMS": "cpu",

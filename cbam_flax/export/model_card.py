@@ -3,7 +3,8 @@
 The headings follow Mitchell et al. 2019, "Model Cards for Model Reporting".
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cbam_flax import lineage
@@ -13,7 +14,7 @@ from cbam_flax.export.markdown import interval as _interval
 from cbam_flax.export.markdown import table as _table
 from cbam_flax.export.run_record import Run
 from cbam_flax.folds import division
-from data_prep.manifest import PNEUMONIA, findings, is_synthetic
+from data_prep.manifest import findings, is_synthetic
 
 FIGURES = {
     "auroc": "AUROC",
@@ -29,7 +30,7 @@ FIGURES = {
 }
 INTENDED_USE = """\
 Research on the classification of frontal chest radiographs, and teaching. The output is
-the probability that a radiologist would mark an opacity that may be pneumonia, and a map of the
+{score}, and a map of the
 last spatial attention gate.
 
 **Not for clinical use.** It is not a medical device, has not been tested in practice, and must not
@@ -37,16 +38,28 @@ influence the care of a patient."""
 LIMITS = """\
 - Frontal (PA, AP) chest radiographs only. Lateral views, other modalities and other body parts are
   flagged by their DICOM header and get no decision; an image with an empty header is not flagged.
-- The labels are radiologists' readings of images, not diagnoses: no laboratory test, no follow-up.
+- {labels}
 - Scores are valid for images like those of training. Other scanners, hospitals, age groups or
   prevalences need their own validation; PPV and NPV change with prevalence even when the model
   does not.
 - The attention map shows where the gate is open. It does not explain a score."""
 SHORTCUTS = """\
-A model can score well by correlates of the disease instead of the disease. In the RSNA data the
-view alone is a partial shortcut (AP images are taken of patients too ill to stand); age, sex and
-pixel spacing add a little. The table compares such baselines, which never see the image, with the
+A model can score well by correlates of the disease instead of the disease.{known} \
+The table compares such baselines, which never see the image, with the
 model on the same images."""
+# What is known of the challenge's data, and of no others.
+RSNA_SCORE = "the probability that a radiologist would mark an opacity that may be pneumonia"
+RSNA_LABELS = (
+    "The labels are radiologists' readings of images, not diagnoses: no laboratory test, no "
+    "follow-up."
+)
+RSNA_SHORTCUTS = """ In the RSNA data the
+view alone is a partial shortcut (AP images are taken of patients too ill to stand); age, sex and
+pixel spacing add a little."""
+OTHER_LABELS = (
+    "The scores are of what the training labels say. This card does not know who made these, nor "
+    "from what."
+)
 ATTRIBUTION = """\
 If these are the images of the RSNA Pneumonia Detection Challenge (2018), credit RSNA and the
 Society of Thoracic Radiology for the annotations (Shih et al. 2019) and the NIH for the images
@@ -66,15 +79,17 @@ def model_card(run: Run, bundle: dict[str, Any]) -> str:
     """
     size = bundle["preprocessing"]["image_size"]
     names = findings(run.manifest)
+    is_rsna = run.manifest["dataset"].partition("/")[0] == "rsna_pneumonia"
+    shortcuts: Callable[[dict[str, Any] | None], str]
     if len(names) == 1:
         results, operating_point = _results, _operating_point
-        subgroups, shortcuts = _subgroups, _shortcuts
+        subgroups, shortcuts = _subgroups, functools.partial(_shortcuts, is_rsna=is_rsna)
     else:
         results, operating_point = findings_card.results, findings_card.operating_points
         subgroups, shortcuts = findings_card.subgroups, findings_card.shortcuts
     sections = {
-        "Intended use": _intended_use(names),
-        "Limits": LIMITS,
+        "Intended use": _intended_use(names, is_rsna),
+        "Limits": LIMITS.format(labels=RSNA_LABELS if is_rsna else OTHER_LABELS),
         "Model": _model(run, bundle),
         **_ensemble(bundle),
         "Data and split": _data(run),
@@ -91,17 +106,11 @@ def model_card(run: Run, bundle: dict[str, Any]) -> str:
     return "\n".join([title, warnings, *texts])
 
 
-def _intended_use(names: Sequence[str]) -> str:
-    if tuple(names) == (PNEUMONIA,):
-        return INTENDED_USE
-    score = (
-        f"the probability that an image is labelled {names[0]}"
-        if len(names) == 1
-        else f"the probability of each of {', '.join(names)} being labelled"
-    )
-    return INTENDED_USE.replace(
-        "the probability that a radiologist would mark an opacity that may be pneumonia", score
-    )
+def _intended_use(names: Sequence[str], is_rsna: bool) -> str:
+    score = f"the probability that an image is labelled {names[0]}"
+    if len(names) > 1:
+        score = f"for each of {', '.join(names)} the probability that an image is labelled with it"
+    return INTENDED_USE.format(score=RSNA_SCORE if is_rsna else score)
 
 
 def _model(run: Run, bundle: dict[str, Any]) -> str:
@@ -194,14 +203,15 @@ def _subgroups(metrics: dict[str, Any]) -> str:
     return _table(("group", "images", "positive", "AUROC", "sensitivity", "specificity"), rows)
 
 
-def _shortcuts(metrics: dict[str, Any] | None) -> str:
+def _shortcuts(metrics: dict[str, Any] | None, *, is_rsna: bool) -> str:
+    intro = SHORTCUTS.format(known=RSNA_SHORTCUTS if is_rsna else "")
     if not metrics or not metrics["baselines"]:
-        return SHORTCUTS + "\n\nThey were not evaluated for this run."
+        return f"{intro}\n\nThey were not evaluated for this run."
     rows = [
         (name, _interval(baseline["auroc"]), _interval(baseline["gain"]))
         for name, baseline in metrics["baselines"].items()
     ]
-    return SHORTCUTS + "\n\n" + _table(("baseline", "its AUROC", "gain of the model"), rows)
+    return f"{intro}\n\n" + _table(("baseline", "its AUROC", "gain of the model"), rows)
 
 
 def _provenance(bundle: dict[str, Any]) -> str:

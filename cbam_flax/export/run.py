@@ -75,7 +75,7 @@ def export_workdir(
         earlier=earlier_bundle,
     ) as draft:
         judged = ensemble.load([workdir, *with_runs], step, combine, tta)
-        run = read_run(workdir, judged.members[0], evaluation, judged)
+        run = read_run(workdir, judged, evaluation)
         description = describe(run)
         members = [
             (

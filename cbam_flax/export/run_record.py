@@ -36,12 +36,16 @@ SPREAD = {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A restored checkpoint and the run's other records."""
+    """What is exported, and the other records of its run, or of the first of its runs."""
 
-    restored: "Restored"
+    judged: "Ensemble"
     manifest: dict[str, Any]
     metrics: dict[str, Any] | None  # of the evaluation that is exported
-    judged: "Ensemble | None" = None  # where it is more than the plain checkpoint
+
+    @property
+    def restored(self) -> "Restored":
+        """The first member."""
+        return self.judged.members[0]
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -60,16 +64,16 @@ class Run:
 
 def read_run(
     workdir: str,
-    restored: "Restored",
+    judged: "Ensemble",
     evaluation: str | None = None,
-    judged: "Ensemble | None" = None,
 ) -> Run:
     """Reads the data's manifest and the metrics of an evaluation; `workdir` may be gs://.
 
     Args:
+        workdir: of the first member.
+        judged: what is exported, one model or several.
         evaluation: name of its folder, by default that of the test split. Where the run has no
             evaluation of that name, none is taken.
-        judged: the ensemble that is exported, of which `restored` is the first member.
 
     Raises:
         UserError: a record is missing or damaged, or the checkpoint, its data, the evaluation and
@@ -79,10 +83,12 @@ def read_run(
 
     from cbam_flax.input_pipeline import record_dir
 
-    config = restored.config
+    config = judged.members[0].config
     records = record_dir(config.data_dir, config.dataset, config.image_size)
-    manifest = _manifest_of_fold(config) if config.folds else read_manifest(records)
-    for split, content in restored.fingerprint.items():
+    manifest = read_manifest(records)
+    if config.folds:
+        manifest = _manifest_of_fold(config, manifest["preprocessing"]["image_size"])
+    for split, content in judged.fingerprint.items():
         if manifest["splits"].get(split, {}).get("content_sha256") != content:
             raise UserError(
                 f"{records} no longer holds the {split} split that the run was trained on; prepare "
@@ -94,42 +100,43 @@ def read_run(
     metrics = None
     if evaluation != default or (folder / "metrics.json").exists():
         metrics = evaluation_folder.read_metrics(folder)
-        _check_together(metrics, judged or restored, folder)
-        if metrics.get("tta") != (judged and judged.tta):
+        _check_together(metrics, judged, folder)
+        if metrics.get("tta") != judged.tta:
             raise UserError(f"{folder} was made with another --tta; give the same to both commands")
-    return Run(restored=restored, manifest=manifest, metrics=metrics, judged=judged)
+    return Run(judged, manifest, metrics)
 
 
-def default_evaluation(judged: "Ensemble | None") -> str:
+def default_evaluation(judged: "Ensemble") -> str:
     """The name of the evaluation on the test split."""
-    if judged is None:
-        return "test"
     return evaluation_folder.default_name("test", members=len(judged.members), tta=judged.tta)
 
 
-def _manifest_of_fold(config: "ConfigDict") -> dict[str, Any]:
-    """The manifest of the run's fold, with the grey range of its own training images."""
+def _manifest_of_fold(config: "ConfigDict", prepared_size: int) -> dict[str, Any]:
+    """The manifest of the run's fold, with the grey range of its own training images.
+
+    The range is that of the images as they were prepared, since predict looks at these.
+    """
     from cbam_flax.input_pipeline import load_split
 
-    where = (config.data_dir, config.dataset, config.image_size)
+    where = (config.data_dir, config.dataset, prepared_size)
     train = load_split(*where, "train", config.folds, config.fold)
     greys = [grey_range(train.images[row]) for row in range(len(train))]
     train.manifest["splits"]["train"]["grey_range"] = distribution(greys)
     return train.manifest
 
 
-def _check_together(metrics: dict[str, Any], restored: "Restored | Ensemble", folder: Any) -> None:
-    made, weights = metrics["provenance"], restored.weights_sha256
+def _check_together(metrics: dict[str, Any], judged: "Ensemble", folder: Any) -> None:
+    made, weights = metrics["provenance"], judged.weights_sha256
     mend = "run cbam_flax.evaluate on that step, or give another --evaluation or --step"
-    if made["checkpoint_step"] != restored.step:
+    if made["checkpoint_step"] != judged.step:
         raise UserError(
-            f"{folder} is of step {made['checkpoint_step']}, and step {restored.step} is exported; "
+            f"{folder} is of step {made['checkpoint_step']}, and step {judged.step} is exported; "
             f"{mend}"
         )
     # An evaluation by an older version does not say of which weights it is.
     if made.get("weights_sha256", weights) != weights:
-        raise UserError(f"{folder} is of other weights than step {restored.step} has; {mend}")
-    if made.get("trained_on") != restored.fingerprint:
+        raise UserError(f"{folder} is of other weights than step {judged.step} has; {mend}")
+    if made.get("trained_on") != judged.fingerprint:
         raise UserError(f"{folder} is of a model that was trained on other data; {mend}")
     for each in metrics.get("findings", {"": metrics}).values():
         threshold = each["calibration"]["threshold"]
@@ -163,9 +170,9 @@ def calibration_of(run: Run, finding: str | None = None) -> dict[str, Any]:
 def describe(run: Run) -> dict[str, Any]:
     """bundle.json, except what is known only after the artefacts are written."""
     config = run.restored.portable_config
-    ancestors = list((run.judged or run.restored).ancestors)
+    ancestors = list(run.judged.ancestors)
     size = run.preprocessing["image_size"]
-    made_of = run.judged.description if run.judged else {}
+    made_of = run.judged.description
     names = findings(run.manifest)
     shape = ["batch", *([len(names)] if len(names) > 1 else [])]
     meaning = f"calibrated probability of {names[0]}"
@@ -205,7 +212,7 @@ def describe(run: Run) -> dict[str, Any]:
         "fingerprints": {
             "checkpoint": {
                 "step": run.restored.step,
-                "sha256": (run.judged or run.restored).weights_sha256,
+                "sha256": run.judged.weights_sha256,
             },
             "config": {"sha256": provenance.sha256_of_json(config)},
             "data": {

@@ -71,7 +71,7 @@ def source_dataset(header: dict[str, Any]) -> Dataset:
     whatever the original was.
 
     Args:
-        header: as `data_prep.dicom.read_radiograph` gives it, with `has_references`.
+        header: as `data_prep.images.read_image` gives it, with `has_references`.
     """
     source = Dataset()
     source.SpecificCharacterSet = "ISO_IR 192"  # the header's strings are decoded already
@@ -174,7 +174,8 @@ def structured_report(
         return sr.MeasurementsAndQualitativeEvaluations(
             tracking_identifier=sr.TrackingIdentifier(generate_uid(), "whole image"),
             finding_type=finding,
-            finding_sites=[sr.FindingSite(codes.SCT.Lung)],
+            # Of another finding, such as an enlarged heart, nobody said where it lies.
+            finding_sites=[sr.FindingSite(codes.SCT.Lung)] if finding == PNEUMONIA else None,
             algorithm_id=algorithm,
             source_images=[
                 sr.SourceImageForMeasurementGroup(source.SOPClassUID, source.SOPInstanceUID)

@@ -98,7 +98,7 @@ class Predictor:
     def run(self, squares: np.ndarray, size: int | None = None) -> dict[str, np.ndarray]:
         """uint8 (N, S, S) -> `probability` and `attention`, float32 (N,) or (N, k), and (N, h, w).
 
-        Of an ensemble also `spread` float32 (N,).
+        Of an ensemble also `spread`, of the probability's shape.
 
         Args:
             size: the batch is padded to it with black, so that one compiled size serves all.

@@ -47,7 +47,7 @@ class Result:
 
 def columns(bundle: dict[str, Any]) -> tuple[str, ...]:
     """Of predictions.csv: `COLUMNS`, an ensemble's spread too; by finding if several."""
-    spread = ("spread",) * ("ensemble" in bundle)
+    spread = ("spread",) * bool(bundle.get("ensemble"))
     if not findings(bundle):
         return COLUMNS + spread
     each = [f"{column}:{name}" for name in findings(bundle) for column in COLUMNS[2:4]]

@@ -50,13 +50,17 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def _table_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser(epilog: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
         prog="python -m data_prep.audit",
         description=__doc__,
-        epilog=TABLE_EXAMPLE,
+        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def _table_parser() -> argparse.ArgumentParser:
+    parser = _parser(TABLE_EXAMPLE)
     parser.add_argument("--raw", action="append", required=True, help="the folder of the images")
     parser.add_argument("--split", choices=("patient", "official"), help="as for prepare")
     parser.set_defaults(mapping=None)  # a flag of prepare's for another data set
@@ -65,12 +69,7 @@ def _table_parser() -> argparse.ArgumentParser:
 
 
 def _rsna_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.audit",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = _parser(EXAMPLE)
     add = parser.add_argument
     add("--raw", required=True, help="the challenge's folder")
     add("--mapping", required=True, help="the mapping to patients: its file, or 'download'")
@@ -117,7 +116,7 @@ def audit_tables(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
     options.check_flags(args)
     if args.dry_run:
-        raise cli.UserError("--dry-run is of data_prep.prepare; the audit writes --out and no more")
+        raise cli.UserError("--dry-run is for data_prep.prepare only; leave it out")
     sources, plan, _ = sources_and_plan(args)
     print_warnings(plan, sources)
     planned = look_at_plan(plan, sources, args.workers)

@@ -12,6 +12,7 @@ from data_prep.audit.columns import Column
 from data_prep.audit.near_duplicates import Look, find_pairs, look_at
 from data_prep.cli import UserError, progress
 from data_prep.dicom import DicomRefusal
+from data_prep.radiographs import first_known
 from data_prep.records import Record
 from data_prep.tables.files import ImageFolder
 from data_prep.tables.plan import Plan
@@ -103,20 +104,16 @@ def _of_files(records: Sequence[Record], looks: Sequence[Look]) -> dict[str, Col
                 "rows": size[0],
                 "columns": size[1],
                 "aspect": f"{size[1] / size[0]:.2f}",
-                "view": _known(record.view, header["view_position"]),
-                "sex": _known(record.sex, header["patient_sex"]),
-                "age": _known(record.age, header["patient_age"]),
-                "spacing": _known(record.spacing, header["pixel_spacing"]),
+                "view": first_known(record.view, header["view_position"]),
+                "sex": first_known(record.sex, header["patient_sex"]),
+                "age": first_known(record.age, header["patient_age"]),
+                "spacing": first_known(record.spacing, header["pixel_spacing"]),
             }
         )
     everywhere = np.ones(len(rows), bool)
     return {
         name: Column(np.array([_text(row[name]) for row in rows]), everywhere) for name in rows[0]
     }
-
-
-def _known(said: Any, in_header: Any) -> Any:
-    return in_header if said is None else said
 
 
 def _text(value: Any) -> str:
@@ -163,8 +160,8 @@ def _used(source: Source) -> dict[str, str]:
     """Column -> why it is not tested as it is; "" where it is tested under another name."""
     uses = {}
     for role in (*_ROLES, *_USES):
-        said = getattr(source, role)
-        for name in (said,) if isinstance(said, str) else said:
+        given = getattr(source, role)
+        for name in (given,) if isinstance(given, str) else given:
             if name and name != UNKNOWN:
                 uses[name] = _USES.get(role, "")
     return uses

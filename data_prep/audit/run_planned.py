@@ -1,4 +1,4 @@
-"""Every figure of the audit of anybody's data set, and how they are shown."""
+"""Every figure of the audit of a table or of folders, and how they are shown."""
 
 from typing import Any
 
@@ -96,10 +96,6 @@ def render(result: dict[str, Any]) -> str:
         *render_leakage(result["leakage"]),
         f"{result['near_duplicate_pairs']:,} pairs of images look alike",
     ]
-    if result["patients"] is None:
-        lines.append(
-            "WARNING: patients unknown: whether one is in train and in test, nobody can say"
-        )
     if pairs := result["of_different_patients"]:
         lines.append(
             f"WARNING: {len(pairs):,} of them are said to be of different patients, such as "

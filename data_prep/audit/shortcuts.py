@@ -10,6 +10,7 @@ from scipy.stats import binomtest, hypergeom
 from data_prep import cli
 from data_prep.audit.columns import Column, categories, why_untested
 from data_prep.audit.confounders import confounder_auroc
+from data_prep.multiple_testing import holm
 
 AUROC_BOUND = 0.55  # for the lower limit of the interval
 ODDS_BOUND = 2.0  # for a value's odds of the label against those of all others, either way
@@ -113,12 +114,3 @@ def independence(label: np.ndarray, patient: np.ndarray, values: np.ndarray) -> 
         tails = hypergeom.cdf(found, *all_of), hypergeom.sf(found - 1, *all_of)
         draws.append(2 * np.minimum(*tails))
     return np.minimum(1, 2 * np.median(draws, axis=0))
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """p-values (tests,) that hold for all tests at once (Holm, 1979)."""
-    order = np.argsort(p)
-    scaled = p[order] * np.arange(len(p), 0, -1)
-    result = np.empty(len(p))
-    result[order] = np.minimum(1, np.maximum.accumulate(scaled))
-    return result

@@ -16,7 +16,6 @@ from data_prep.record_builder import RecordBuilder, RecordConfig
 from data_prep.records import Record
 
 _SIZES = (256, 64, 128, 224, 320, 384, 512, 1024)  # the first is TFDS's default
-RsnaConfig = RecordConfig
 
 
 class Builder(RecordBuilder):
@@ -25,9 +24,9 @@ class Builder(RecordBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "Initial release."}
     BUILDER_CONFIGS: ClassVar = [
-        *(RsnaConfig.of(Preprocessing(size)) for size in _SIZES),
-        *(RsnaConfig.of(Preprocessing(256), scheme) for scheme in ("image", "row")),
-        RsnaConfig.of(Preprocessing(224, "squash", "nearest"), "row"),
+        *(RecordConfig.of(Preprocessing(size)) for size in _SIZES),
+        *(RecordConfig.of(Preprocessing(256), scheme) for scheme in ("image", "row")),
+        RecordConfig.of(Preprocessing(224, "squash", "nearest"), "row"),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
     Download and unpack the RSNA Pneumonia Detection Challenge (2018), and put the folder, with

@@ -1,1 +1,1 @@
-"""Anybody's images: tables of labels and folders of classes -> records to be made."""
+"""Tables of labels, folders of classes and public data sets -> the records to be made."""

@@ -1,4 +1,4 @@
-"""Which file of a folder a cell of a table means."""
+"""Cells of a table -> files of the folder of images."""
 
 import os
 import re
@@ -17,18 +17,18 @@ class ImageFolder:
     """The files under a folder, by their path relative to it, with `/` between the parts.
 
     Raises:
-        UserError: there is no such folder, or no file in it.
+        UserError: there is no such folder, or it holds no files.
     """
 
     def __init__(self, root: epath.Path) -> None:
         self.root = root
         if not root.is_dir():
-            raise UserError(f"--raw={root} is no folder; give the folder of the images")
+            raise UserError(f"--raw={root} is not a folder; give the folder of the images")
         self.names = sorted(
             _joined(folder, name, root) for folder, _, names in root.walk() for name in names
         )
         if not self.names:
-            raise UserError(f"--raw={root} holds no file; give the folder of the images")
+            raise UserError(f"--raw={root} holds no files; give the folder of the images")
         self._by_spelling: dict[str, set[str]] = defaultdict(set)
         for name in self.names:
             path = PurePosixPath(name)

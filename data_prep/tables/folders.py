@@ -16,7 +16,7 @@ IMAGE, CLASS, PATIENT, SPLIT = "image", "class", "patient", "split"  # columns
 
 
 def read_folders(folder: ImageFolder, patient_from: str) -> pd.DataFrame:
-    """The rows of a table with the four columns above; no hidden file, and none in no class.
+    """The rows of a table with the four columns above, without hidden files and those of no class.
 
     Args:
       patient_from: a regular expression that finds the patient in a file's name: the first group
@@ -61,16 +61,18 @@ def _patient(find: re.Pattern[str], name: str) -> str:
     return next((group for group in found.groups() if group), found[0])
 
 
-def positive_class(classes: list[str], said: str) -> str:
-    """The class whose images are positive: the one that was said, or the one that is not normal.
+def positive_class(classes: list[str], given: str) -> str:
+    """The class whose images are positive: the given one, or else the one that is not normal.
 
     Raises:
-      UserError: it cannot be told.
+      UserError: the given class does not occur, or none is given and it is not clear.
     """
-    if said:
-        if said not in classes:
-            raise UserError(f"--positive={said} is none of the classes found: {', '.join(classes)}")
-        return said
+    if given:
+        if given not in classes:
+            raise UserError(
+                f"--positive={given} is none of the classes {', '.join(classes)}; give one"
+            )
+        return given
     found = [name for name in classes if not is_normal(name)]
     if len(classes) != 2 or len(found) != 1:
         raise UserError(

@@ -10,7 +10,7 @@ from data_prep.dicom.header import parse_age
 from data_prep.manifest import NOT_LABELLED
 from data_prep.records import Box
 from data_prep.tables.labels import read_label
-from data_prep.tables.patients import clean
+from data_prep.tables.patients import clean, key
 from data_prep.tables.source import UNKNOWN, Source
 
 Row = dict[str, str]
@@ -49,7 +49,7 @@ class TableImage:
     origin: str | None
 
 
-def read_image(rows: Sequence[Row], source: Source, values: Sequence[str]) -> TableImage:
+def image_of_rows(rows: Sequence[Row], source: Source, values: Sequence[str]) -> TableImage:
     """What the rows of one image say.
 
     Args:
@@ -69,9 +69,7 @@ def read_image(rows: Sequence[Row], source: Source, values: Sequence[str]) -> Ta
     if set(label) == {NOT_LABELLED}:
         cells = ", ".join(f"{name} is {rows[0][name]!r}" for name in source.labels[:3])
         raise DicomRefusal("no_label", cells)
-    patient = "" if source.patient == UNKNOWN else clean(_cell(rows, source.patient))
-    if source.patient != UNKNOWN and not patient:
-        raise DicomRefusal("no_patient", f"the column {source.patient!r} is empty")
+    patient = "" if source.patient == UNKNOWN else _patient(rows, source.patient)
     split = _cell(rows, source.split)
     if source.split and split.casefold() not in SPLIT_NAMES:
         raise DicomRefusal("no_split", f"{source.split} is {split!r}")
@@ -102,6 +100,17 @@ def _cell(rows: Sequence[Row], column: str) -> str:
         return ""
     (cell,) = _agreed(column, {row[column] for row in rows})
     return cell
+
+
+def _patient(rows: Sequence[Row], column: str) -> str:
+    """The patient of all rows, in the longest of the spellings that are one patient."""
+    spellings = {clean(row[column]) for row in rows}
+    if len({spelling and key(spelling) for spelling in spellings}) > 1:
+        _agreed(column, spellings)
+    patient = max(spellings, key=lambda text: (len(text), text))
+    if not patient:
+        raise DicomRefusal("no_patient", f"the column {column!r} is empty")
+    return patient
 
 
 def _sex(cell: str) -> str | None:

@@ -16,7 +16,7 @@ from data_prep.tables.source import UNKNOWN, Source
 
 
 def table_job(args: argparse.Namespace) -> Job | None:
-    """Plans the records and says so; None where that was all (`--dry-run`)."""
+    """Plans the records and prints the plan; None where nothing else is wanted (`--dry-run`)."""
     sources, plan, files = sources_and_plan(args)
     summary.print_summary(plan, sources, samples=bool(args.dry_run))
     summary.print_warnings(plan, sources)
@@ -57,13 +57,13 @@ def table_job(args: argparse.Namespace) -> Job | None:
 
 
 def sources_and_plan(args: argparse.Namespace) -> tuple[list[Source], Plan, list[epath.Path]]:
-    """What the flags mean, the records to be made from it, and the tables that it was read from."""
+    """The sources that the flags name, the records to be made, and the tables that were read."""
     sources, findings, values, files, own_splits = _understand(args)
     return sources, plan_records(sources, findings, values=values, own_splits=own_splits), files
 
 
 class _Understood(NamedTuple):
-    """What `plan_records` is to be told, and the tables that it was read from."""
+    """The arguments of `plan_records`, and the tables that were read."""
 
     sources: list[Source]
     findings: list[str]

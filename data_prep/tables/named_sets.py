@@ -53,7 +53,7 @@ def read_named_set(name: str, raw: str, labels: Sequence[str], official: bool) -
       official: use its own splits.
 
     Raises:
-      UserError: a table or its column is missing, there is no such finding, or no own splits.
+      UserError: a table or a column is missing, or the set has no such finding or no own splits.
     """
     return READERS[name](epath.Path(raw), labels or ["pneumonia"], official)
 
@@ -199,7 +199,9 @@ def _vindr(raw: epath.Path, labels: Sequence[str], official: bool) -> NamedSet:
         try:
             means = votes.astype(float).groupby(level=0).mean()
         except ValueError as error:
-            raise UserError(f"{path} holds a label that is no number ({error})") from error
+            raise UserError(
+                f"{path} holds a label that is not a number ({error}); download it again"
+            ) from error
         found = (means > 0.5).astype(int).astype(str).reset_index()
         found["image_id"] = f"{split}/" + found["image_id"] + ".dicom"
         tables.append(found.assign(**{SPLIT: split}))
@@ -230,15 +232,15 @@ READERS: dict[str, Callable[[epath.Path, Sequence[str], bool], NamedSet]] = {
 }
 
 
-def _chosen(said: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The findings that were said, in whatever case, as the data set spells them."""
-    if list(said) == ["all"]:
+def _chosen(given: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The given findings, in whatever case, as the data set spells them."""
+    if list(given) == ["all"]:
         return list(known)
     spelled = {name.casefold(): name for name in known}
-    for name in said:
+    for name in given:
         if name.casefold() not in spelled:
-            raise UserError(f"--label={name} is none of {', '.join(known)}")
-    return list(dict.fromkeys(spelled[name.casefold()] for name in said))
+            raise UserError(f"--label={name} is none of {', '.join(known)}; give one of them")
+    return list(dict.fromkeys(spelled[name.casefold()] for name in given))
 
 
 def _names(values: Sequence[str]) -> list[str]:

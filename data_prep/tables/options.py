@@ -21,18 +21,25 @@ COLUMNS = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options; none has a default, so that `given` sees which were said."""
+    """Adds the options; none has a default, so that `check_flags` sees which were given."""
     both = parser.add_argument_group(
         "for --dataset=table and --dataset=folders",
-        "docs/data.md, 'Your own images', explains them with examples.",
+        "docs/data.md, 'Your own images', explains them with examples. Public data sets take "
+        "--name, --label (the finding, or all) and --dry-run.",
     )
     add = both.add_argument
     add("--name", help="of the data set (default: the table's or the folder's)")
     add("--positive", action="append", help="the value, class or regex that means positive")
-    add("--finding", action="append", help="what a label is of (default: its column or class)")
-    add("--values", help="A,B,C or all: findings of their own, in the one label column")
-    add("--patients_of", action="append", help="whose patients they are (default: --name)")
-    add("--dry-run", "--dry_run", action="store_true", default=None, help="say it, write nothing")
+    add("--finding", action="append", help="name of the finding (default: its column or class)")
+    add("--values", help="A,B,C or all: values of the one label column, each a finding")
+    add("--patients_of", action="append", help="namespace of the patients (default: --name)")
+    add(
+        "--dry-run",
+        "--dry_run",
+        action="store_true",
+        default=None,
+        help="print the plan, write nothing",
+    )
     table = parser.add_argument_group(
         "for --dataset=table",
         "With --table repeated, each of these and --raw is given once for all tables, or once for "
@@ -74,8 +81,8 @@ def check_flags(args: argparse.Namespace) -> None:
     allowed = set(of_kind.get(args.dataset, ()))
     for flag in (*TABLE_FLAGS, *FOLDER_ONLY):
         if getattr(args, flag) is not None and flag not in allowed:
-            told = flag.replace("dry_run", "dry-run")
-            raise UserError(f"--{told} does nothing with --dataset={args.dataset}; leave it out")
+            name = flag.replace("dry_run", "dry-run")
+            raise UserError(f"--{name} does nothing with --dataset={args.dataset}; leave it out")
     splits = _SPLITS.get(args.dataset, ())
     if args.split and splits and args.split not in splits:
         raise UserError(
@@ -89,14 +96,14 @@ def check_flags(args: argparse.Namespace) -> None:
         raise UserError(f"--raw is given {len(args.raw)} times; give it once")
 
 
-def data_set_name(said: str | None, path: str) -> str:
-    """A name that TFDS takes: the one that was said, or one made from a file's name.
+def data_set_name(given: str | None, path: str) -> str:
+    """A name that TFDS takes: the given one, or one made from a file's name.
 
     Raises:
-      UserError: it is no such name, or that of a data set of this project.
+      UserError: TFDS does not take it, or it is that of a data set of this project.
     """
     plain = re.sub(r"[^a-z0-9]+", "_", PurePosixPath(path).stem.casefold())
-    name = said or plain.strip("_")
+    name = given or plain.strip("_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in _TAKEN:
         raise UserError(
             f"{name!r} cannot be the name of this data set; give --name with small letters, "

@@ -1,4 +1,7 @@
-"""Who is one patient: "12" and "012" are, since merging two cannot leak and parting one does."""
+"""Which spellings are one patient: "12" and "012" are.
+
+Taking two patients for one cannot leak; taking one for two does.
+"""
 
 import re
 from collections import defaultdict
@@ -18,7 +21,7 @@ def merge_spellings(patients: Iterable[Patient]) -> tuple[dict[Patient, str], li
     """
     groups: dict[Patient, set[str]] = defaultdict(set)
     for namespace, spelling in patients:
-        groups[namespace, _key(spelling)].add(spelling)
+        groups[namespace, key(spelling)].add(spelling)
     chosen, merged = {}, []
     for (namespace, _), spellings in sorted(groups.items()):
         one = max(spellings, key=lambda text: (len(text), text))
@@ -30,7 +33,8 @@ def merge_spellings(patients: Iterable[Patient]) -> tuple[dict[Patient, str], li
     return chosen, merged
 
 
-def _key(spelling: str) -> str:
+def key(spelling: str) -> str:
+    """The same for all spellings of a patient."""
     return spelling.strip().casefold().lstrip("0") or "0"
 
 

@@ -13,7 +13,7 @@ from data_prep.cli import UserError
 from data_prep.dicom import DicomRefusal
 from data_prep.files.csv_files import to_utf8
 from data_prep.records import SPLITS, Record, assign_split
-from data_prep.tables.images import Row, TableImage, read_image
+from data_prep.tables.images import Row, TableImage, image_of_rows
 from data_prep.tables.patients import merge_spellings
 from data_prep.tables.source import UNKNOWN, Source
 
@@ -22,15 +22,15 @@ _MAX_CLASSES = 100  # more are text, and no kinds of images
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is to be done, and what there is to say of it.
+    """The records to be made, and what is reported of them.
 
     Attributes:
       records: in the order of their names.
       refused: why a file, or a row without one, becomes no record.
       findings: what the labels are of.
       detailed_classes: every kind of image that occurs.
-      scheme: "patient"; "image" where the patients are unknown; "column" or "folder" where the
-        splits are the table's or the folder's own.
+      scheme: "patient"; "image" where the patients are unknown; "column", "folder" or "official"
+        where the splits are those of the table, the folders or the public data set.
       unnamed: source -> how many files of its folder no row names.
       merged_patients: those that are spelled in several ways, in words.
       patients_in_two_splits: names, with their namespace.
@@ -69,11 +69,15 @@ def plan_records(
       sources: several are told apart by their names, which then begin the image ids.
       findings: the names of what the labels are of, in their order.
       values: the values that are the findings, where one column lists them.
-      own_splits: the scheme where the sources have splits of their own: "column" or "folder".
+      own_splits: the scheme where the sources have splits of their own, else "".
 
     Raises:
-      UserError: a table lacks a column or a usable label, or what the images are is free text.
+      UserError: a table lacks a column or a usable label, two findings have one name, or what the
+        images are is free text.
     """
+    names = [name.casefold() for name in findings]  # as other data sets are matched
+    if twice := [name for name in findings if names.count(name.casefold()) > 1]:
+        raise UserError(f"the findings {', '.join(twice)} have one name; name each once")
     gathered = _gather(sources, values)
     patients, merged = merge_spellings(
         (one.source.namespace, one.image.patient) for one in gathered.images if one.image.patient
@@ -130,7 +134,8 @@ def _gather(sources: Sequence[Source], values: Sequence[str]) -> _Gathered:
             try:
                 if taken.setdefault(real, name) != name:
                     raise DicomRefusal("duplicate", f"it is {taken[real]}, which has a record")
-                gathered.images.append(_Named(source, file, name, read_image(rows, source, values)))
+                image = image_of_rows(rows, source, values)
+                gathered.images.append(_Named(source, file, name, image))
                 usable += 1
             except DicomRefusal as refusal:
                 refused[file] = refusal

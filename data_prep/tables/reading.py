@@ -1,4 +1,4 @@
-"""A table of anybody's, CSV or Parquet, as text: what a cell means is decided by who reads it."""
+"""A CSV or Parquet table, every cell as text; what a cell means is decided elsewhere."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ def read_table(path: epath.Path) -> pd.DataFrame:
     as Windows does. A whole number of Parquet is written as one, also where its column is float.
 
     Raises:
-        UserError: the file cannot be read, is neither, holds no row, or a column's name twice.
+        UserError: the file cannot be read, is neither, has no rows, or has two columns of one name.
     """
     try:
         local = "://" not in os.fspath(path)

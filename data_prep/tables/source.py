@@ -1,4 +1,4 @@
-"""What the user says of one table: which columns mean what."""
+"""A table and what its columns mean."""
 
 import dataclasses
 import re
@@ -7,9 +7,9 @@ import pandas as pd
 
 from data_prep.cli import UserError
 from data_prep.tables.files import ImageFolder
+from data_prep.tables.options import COLUMNS
 
 UNKNOWN = "unknown"  # in the place of the column of patients
-OPTIONAL = ("split", "view", "sex", "age", "spacing", "origin", "detailed_class")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Source:
     def columns(self) -> list[str]:
         """Every column that is used, once."""
         patient = () if self.patient == UNKNOWN else (self.patient,)
-        optional = (getattr(self, name) for name in OPTIONAL)
+        optional = (getattr(self, name) for name in COLUMNS.values())
         conditions = (column for column, _ in self.where)
         named = (self.image, *patient, *self.labels, *optional, *self.boxes, *self.corners)
         return [name for name in dict.fromkeys((*named, *conditions)) if name]
@@ -63,7 +63,8 @@ class Source:
         """The rows that fulfil every condition.
 
         Raises:
-          UserError: a column is missing, a condition is no regular expression, no row is left.
+          UserError: a column is missing, a condition is not a regular expression, or no
+            row is left.
         """
         if missing := [name for name in self.columns() if name not in self.rows.columns]:
             raise UserError(
@@ -79,17 +80,19 @@ class Source:
         return rows
 
     def described(self) -> dict[str, object]:
-        """For the manifest: what was said, without what was not."""
-        said = {
+        """For the manifest: what was given of the options, without the rest."""
+        options = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if field.name not in ("rows", "folder")
         }
-        return {name: value for name, value in said.items() if value}
+        return {name: value for name, value in options.items() if value}
 
 
 def compiled(flag: str, pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise UserError(f"{flag}: {pattern!r} is no regular expression ({error})") from error
+        raise UserError(
+            f"{flag}: {pattern!r} is not a regular expression ({error}); mend it"
+        ) from error

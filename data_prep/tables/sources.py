@@ -1,4 +1,4 @@
-"""What the flags of `data_prep.prepare` say -> the sources, and the findings of their labels."""
+"""The flags of `data_prep.prepare` -> the sources, and the findings of their labels."""
 
 import argparse
 import csv
@@ -13,24 +13,8 @@ from data_prep.tables import folders
 from data_prep.tables.files import ImageFolder
 from data_prep.tables.labels import is_missing, is_normal, split_cell
 from data_prep.tables.options import COLUMNS, data_set_name
-from data_prep.tables.plan import Plan, plan_records
 from data_prep.tables.reading import read_table
 from data_prep.tables.source import UNKNOWN, Source
-
-
-def sources_and_plan(args: argparse.Namespace) -> tuple[list[Source], Plan]:
-    """The sources that the flags mean, and the records to be made from them.
-
-    Raises:
-      UserError: something is missing, contradicts the rest, or cannot be read.
-    """
-    if args.dataset == "folders":
-        source, findings, values = folder_source(args)
-        sources, own_splits = [source], "folder" if source.split else ""
-    else:
-        sources, findings, values = table_sources(args)
-        own_splits = "column" if args.split_column else ""
-    return sources, plan_records(sources, findings, values=values, own_splits=own_splits)
 
 
 def folder_source(args: argparse.Namespace) -> tuple[Source, list[str], list[str]]:
@@ -47,8 +31,8 @@ def folder_source(args: argparse.Namespace) -> tuple[Source, list[str], list[str
     rows = folders.read_folders(folder, args.patient_from)
     classes = sorted(set(rows[folders.CLASS]))
     values = _values(args.values, classes) if args.values else []
-    said = _only_one(args.positive or [""], "positive")[0]
-    positive = "" if values else folders.positive_class(classes, said)
+    given = _only_one(args.positive or [""], "positive")[0]
+    positive = "" if values else folders.positive_class(classes, given)
     name = data_set_name(args.name, raw)
     source = Source(
         name=name,
@@ -169,23 +153,23 @@ def _occurring(source: Source) -> set[str]:
     return {value for cell in cells if not is_missing(cell) for value in split_cell(cell)}
 
 
-def _values(said: str, occurring: list[str]) -> list[str]:
-    if said == "all":
+def _values(given: str, occurring: list[str]) -> list[str]:
+    if given == "all":
         return [value for value in occurring if not is_normal(value)]
-    return list(_split(said))
+    return list(_split(given))
 
 
 def _each(args: argparse.Namespace, flag: str, count: int) -> list[str]:
     """What a flag says of each table; "" where it was not given."""
-    said = getattr(args, flag) or [""]
-    if len(said) == 1:
-        return said * count
-    if len(said) != count:
+    given = getattr(args, flag) or [""]
+    if len(given) == 1:
+        return given * count
+    if len(given) != count:
         raise UserError(
-            f"--{flag} is given {len(said)} times for {count} table(s); give it once for all "
+            f"--{flag} is given {len(given)} times for {count} table(s); give it once for all "
             "tables, or once for each in the same order"
         )
-    return said
+    return given
 
 
 def _lists(args: argparse.Namespace, flag: str, count: int) -> list[tuple[str, ...]]:
@@ -221,10 +205,10 @@ def _namespace(name: str) -> str:
     return name
 
 
-def _only_one(said: list[str], flag: str) -> list[str]:
-    if len(said) != 1:
-        raise UserError(f"--{flag} is given {len(said)} times; give it once")
-    return said
+def _only_one(given: list[str], flag: str) -> list[str]:
+    if len(given) != 1:
+        raise UserError(f"--{flag} is given {len(given)} times; give it once")
+    return given
 
 
 def _unique(names: list[str]) -> list[str]:

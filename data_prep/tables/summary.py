@@ -1,4 +1,4 @@
-"""What was understood of the tables, in words."""
+"""The plan in words, for the terminal."""
 
 import sys
 from collections import Counter
@@ -42,7 +42,7 @@ def print_summary(plan: Plan, sources: Sequence[Source], *, samples: bool) -> No
     if samples:
         print(f"{min(SAMPLES, len(plan.records))} of the {len(plan.records):,} records:")
         for record in plan.records[:: max(1, len(plan.records) // SAMPLES)][:SAMPLES]:
-            print(f"  {_told(record)}")
+            print(f"  {_line(record)}")
 
 
 def print_warnings(plan: Plan, sources: Sequence[Source]) -> None:
@@ -80,12 +80,13 @@ def _warnings(plan: Plan, sources: Sequence[Source]) -> Iterator[str]:
     if shared := plan.patients_in_two_splits:
         yield (
             f"WARNING: LEAK: {len(shared):,} patients are in two splits, such as {shared[0]}; "
-            "figures on the test split are too good. Without the own splits it splits by patient."
+            "figures on the test split are too good. Leave the data set's own splits out to split "
+            "by patient."
         )
     if not plan.has_own_validation:
         yield (
-            "note: the own splits have no validation; 15 % of the patients of train are taken for "
-            "it."
+            "note: the data set's own splits have no validation; 15 % of the patients of train are "
+            "taken for it."
         )
 
 
@@ -93,7 +94,7 @@ def _labels(record: Record) -> tuple[int, ...]:
     return record.label if isinstance(record.label, tuple) else (record.label,)
 
 
-def _told(record: Record) -> str:
+def _line(record: Record) -> str:
     labels = ",".join("?" if one == NOT_LABELLED else str(one) for one in _labels(record))
     parts = [record.image_id, record.split, f"label {labels}", record.detailed_class]
     parts.append(record.patient_id or "patient unknown")

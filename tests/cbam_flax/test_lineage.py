@@ -120,6 +120,8 @@ def test_what_is_not_known_of_an_ancestor_is_said(before):
     [sentence] = lineage.warnings(found, 2)
     assert sentence.startswith("UNKNOWN PATIENTS: on whom this model's ancestor 2 runs back was ")
     assert "all 2 images" in sentence
+    [sentence] = lineage.warnings(found, 2, of_ensemble=True)
+    assert "a model before a member of the ensemble (" in sentence
 
 
 def test_files_come_back_and_hold_no_name(before, tmp_path):

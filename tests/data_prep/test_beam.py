@@ -14,6 +14,7 @@ from data_prep import rsna
 from data_prep.beam import parse_options
 from data_prep.preparation import prepare_once
 from data_prep.radiographs import Preprocessing
+from data_prep.record_builder import RecordConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR AS")
 
@@ -32,7 +33,7 @@ def test_beam_gives_the_same_records(rsna_folder, tmp_path):
         prepare_once(
             functools.partial(
                 data_prep.rsna_pneumonia.Builder,
-                config=data_prep.rsna_pneumonia.RsnaConfig.of(Preprocessing(32)),
+                config=RecordConfig.of(Preprocessing(32)),
                 mapping_file=str(rsna_folder / "mapping.json"),
                 use_beam=way == "beam",
             ),

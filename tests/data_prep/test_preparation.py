@@ -13,12 +13,13 @@ from data_prep.cli import UserError
 from data_prep.files import locks
 from data_prep.preparation import prepare_once
 from data_prep.radiographs import Preprocessing
+from data_prep.record_builder import RecordConfig
 from data_prep.records import SPLITS
 
 # A bare age is what the challenge has.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR AS")
 
-CONFIG = data_prep.rsna_pneumonia.RsnaConfig.of(Preprocessing(image_size=32))
+CONFIG = RecordConfig.of(Preprocessing(image_size=32))
 
 
 VARIANT = "rsna_pneumonia/32px/1.0.0"

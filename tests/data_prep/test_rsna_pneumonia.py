@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 import data_prep.rsna_pneumonia
 from data_prep import mapping
 from data_prep.radiographs import Preprocessing
-from data_prep.rsna_pneumonia import RsnaConfig
+from data_prep.record_builder import RecordConfig
 
 # A bare age is what the challenge has.
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR AS")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR AS")
     ],
 )
 def test_names_of_variants(name, preprocessing, scheme):
-    assert RsnaConfig.of(preprocessing, scheme).name == name
+    assert RecordConfig.of(preprocessing, scheme).name == name
 
 
 def test_tfds_load_for_a_user_who_only_knows_tfds(rsna_folder, tmp_path):
@@ -52,7 +52,7 @@ def test_tfds_load_for_a_user_who_only_knows_tfds(rsna_folder, tmp_path):
 
 def test_rows_put_one_image_into_several_records(rsna_folder, tmp_path):
     builder = data_prep.rsna_pneumonia.Builder(
-        config=RsnaConfig.of(Preprocessing(32), "row"), data_dir=tmp_path / "data"
+        config=RecordConfig.of(Preprocessing(32), "row"), data_dir=tmp_path / "data"
     )
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=rsna_folder)

@@ -73,7 +73,7 @@ def test_three_findings_from_training_to_predictions(prepared_findings, write_di
     weights = metrics["provenance"]["weights_sha256"]
     fitted = folder.calibrations(epath.Path(workdir), weights)["test"]
     assert (list(fitted.of), fitted.criterion) == (NAMES, "youden")
-    with pytest.raises(UserError, match="of several findings; only evaluations of one"):
+    with pytest.raises(UserError, match="of several findings; --compare and --pool take"):
         folder.read(epath.Path(evaluation))
     page = (evaluation / "report.html").read_text()
     assert all(f"<th scope=row>{name}" in page for name in (*NAMES, "mean"))

@@ -206,7 +206,7 @@ def break_images(folder):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (shutil.rmtree, "is no folder"),
+        (shutil.rmtree, "is not a folder"),
         (break_table, "has no column 'patientId'"),
         (break_images, "holds no .dcm file"),
         (lambda folder: (folder / MAPPING).unlink(), "is no file"),

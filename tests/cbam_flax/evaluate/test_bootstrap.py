@@ -87,8 +87,3 @@ def test_a_share_without_any_variation_has_an_exact_interval():
     varied = np.random.default_rng(0).uniform(0.8, 1, 90)
     assert bootstrap.share_interval(1, varied, 12) == bootstrap.interval(1, varied, 12)
     assert bootstrap.share_interval(1, undefined, 0) == bootstrap.UNDEFINED
-
-
-def test_holm_by_hand():
-    assert bootstrap.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert bootstrap.holm([0.9, 0.8]) == [1, 1]

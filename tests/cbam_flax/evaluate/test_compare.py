@@ -144,3 +144,14 @@ def test_the_table_tells_groups_and_differences(write_run):
     table = compare.markdown(compare.compare(runs, "test", resamples=50))
     assert "| model.head=flatten | 1 |" in table
     assert "| model.head=flatten - model.head=gap | auroc |" in table
+
+
+def test_an_evaluation_with_flips_is_no_further_seed(tiny_config):
+    plain = {"provenance": {"config": tiny_config.to_dict()}}
+    several = {"ensemble": {"combine": "logit", "members": [{}, {}]}}
+    named = compare.names("abc", [plain, plain | {"tta": "flip"}, plain | several])
+    assert named == [
+        "ensemble=none, tta=none",
+        "ensemble=none, tta=flip",
+        "ensemble=logits of 2, tta=none",
+    ]

@@ -2,8 +2,16 @@ import dataclasses
 
 import numpy as np
 import pytest
+from etils import epath
 
-from cbam_flax.evaluate import calibration, findings, statistics
+from cbam_flax.evaluate import (
+    calibration,
+    ensemble,
+    findings,
+    findings_report,
+    folder,
+    statistics,
+)
 from cbam_flax.evaluate.predict_split import of_finding
 from cbam_flax.input_pipeline import Split
 from data_prep.cli import UserError
@@ -58,6 +66,9 @@ def test_labels_follow_the_findings_of_the_model_by_name():
     one = findings.align(split, ["Mass"])
     np.testing.assert_array_equal(one.labels, [1])
     assert (list(one.columns["image_id"]), one.images.shape) == (["0"], (1, 4, 4))
+    assert [len(boxes) for boxes in one.columns["boxes"]] == [0]  # nobody knows of which finding
+    with pytest.raises(UserError, match="no image of the test split of other is labelled for Mass"):
+        findings.align(a_split([[0, -1], [1, -1]], ["hernia", "Mass"]), ["Mass"])
     assert findings.align(split, ["hernia", "Mass"]) is split
     alone = a_split([0, 1], ["opacity"])
     assert findings.align(alone, ["pneumonia"]) is alone
@@ -138,3 +149,25 @@ def test_a_mean_leaves_out_the_images_that_are_not_labelled(predictions):
     one = of_finding(predictions, 1)
     alone = statistics.figures(one["label"], one["probability"], 0.5, score=one["logit"])
     assert mean["brier"]["value"] == pytest.approx(alone["brier"], abs=1e-5)
+
+
+def test_an_ensemble_of_several_findings_is_written_with_the_spread_of_each(
+    predictions, fitted, tmp_path
+):
+    members = np.stack([predictions["logit"], predictions["logit"] + 1])
+    spread = ensemble.spread(members, fitted)
+    metrics = findings.analyse(predictions, fitted, None, resamples=20) | {
+        **{"schema": 1, "dataset": "x", "split": "test", "external": False, "warnings": []},
+        "ensemble": {"combine": "logit", "members": [{}, {}]},
+        "data": {"dataset": "x", "split_scheme": "patient", "splits": {}, "synthetic": False},
+        "provenance": {"checkpoint_step": 3, "config": {}},
+    }
+    page = findings_report.render(metrics, {})
+    assert "The score is the mean logit of 2 runs" in page
+    target = epath.Path(tmp_path) / "evaluation" / "ensemble-test"
+    folder.write(target, metrics, predictions | {"spread": spread}, {}, page)
+    head, first, *_ = (target / "predictions.csv").read_text().splitlines()
+    row = dict(zip(head.split(","), first.split(","), strict=True))
+    assert float(row["spread:Nodule"]) == pytest.approx(spread[0, 1], abs=1e-8)
+    with pytest.raises(UserError, match="--compare and --pool take evaluations of one"):
+        folder.read(target)

@@ -16,7 +16,18 @@ INTERVAL = {"value": 0.7, "low": 0.6, "high": 0.8}
 def write_fold(tmp_path, make_predictions, tiny_config):
     """A function that writes the evaluation of a made-up run of a fold; returns its workdir."""
 
-    def write(fold, seed=0, folds=2, noise=0.3, data="all", warnings=(), split="test", **config):
+    def write(
+        fold,
+        seed=0,
+        folds=2,
+        noise=0.3,
+        data="all",
+        warnings=(),
+        split="test",
+        ancestors=(),
+        ensemble=None,
+        **config,
+    ):
         predictions = make_predictions(90, fold, f"fold{fold}")
         extra = np.random.default_rng([fold, seed]).normal(scale=noise, size=90)
         predictions["logit"] = np.round(predictions["logit"] + extra, 4)
@@ -49,6 +60,8 @@ def write_fold(tmp_path, make_predictions, tiny_config):
             "overlap": {"images": 0, "images_of_known_patients": 0, "unchecked": fold},
             "warnings": list(warnings),
         }
+        metrics |= {"ensemble": ensemble} if ensemble else {}
+        metrics["provenance"] |= {"ancestors": list(ancestors)} if ancestors else {}
         workdir = tmp_path / f"fold{fold}-{seed}"
         folder.write(epath.Path(workdir / "evaluation" / "test"), metrics, predictions, {}, "")
         return str(workdir)
@@ -125,6 +138,8 @@ def test_missing_folds_and_the_warnings_of_the_runs_are_told(write_fold):
         ({"folds": 3}, "differ in the number of folds"),
         ({"model.head": "gap"}, "different configs .*model.head=gap"),
         ({"split": "validation"}, "differ in the split"),
+        ({"ancestors": [{}]}, "differ in what they start from"),
+        ({"ensemble": {"combine": "logit", "members": [1, 2]}}, "ensemble=logits of 2"),
     ],
 )
 def test_runs_that_do_not_belong_together_are_refused(write_fold, change, words):

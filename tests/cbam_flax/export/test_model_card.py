@@ -80,13 +80,15 @@ METRICS = {
 }
 
 
-def card(metrics: dict | None) -> str:
+def card(metrics: dict | None, **manifest) -> str:
     restored = types.SimpleNamespace(
         step=40,
         variables={"params": {"a": np.ones((100, 20))}},
         config=types.SimpleNamespace(image_size=32),
     )
-    return model_card(Run(restored, MANIFEST, metrics), BUNDLE)
+    return model_card(
+        Run(types.SimpleNamespace(members=[restored]), MANIFEST | manifest, metrics), BUNDLE
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,14 @@ def card(metrics: dict | None) -> str:
 )
 def test_the_card_states(statement):
     assert statement in card(METRICS)
+
+
+def test_what_is_known_of_the_challenge_is_said_of_its_data_alone():
+    own, other = card(METRICS), card(METRICS, dataset="kermany/32px/1.0.0")
+    for words in ("a radiologist would mark", "radiologists' readings", "In the RSNA data the"):
+        assert words in own
+        assert words not in other
+    assert "the probability that an image is labelled pneumonia" in other
 
 
 def test_without_an_evaluation_the_card_says_that_it_has_no_metrics():

@@ -7,7 +7,9 @@ from etils import epath
 
 from cbam_flax import provenance
 from cbam_flax.checkpoint import Restored
+from cbam_flax.evaluate.ensemble import Ensemble
 from cbam_flax.export import run_record
+from cbam_flax.input_pipeline import Split
 from cbam_flax.predict import schema
 from data_prep.cli import UserError
 
@@ -38,6 +40,10 @@ MANIFEST = {
         for name, content in {"train": "ab", "validation": "cd", "test": "ef"}.items()
     },
 }
+
+
+def read(workdir, restored, evaluation=None):
+    return run_record.read_run(str(workdir), Ensemble((restored,)), evaluation)
 
 
 @pytest.fixture
@@ -89,7 +95,7 @@ def test_everything_comes_from_the_evaluation_that_is_named(workdir, restored, e
     evaluated()
     evaluated("sensitive", threshold=0.1, calibration__threshold=0.1)
     for name, threshold in (("test", 0.3), ("sensitive", 0.1)):
-        described = run_record.describe(run_record.read_run(str(workdir), restored, name))
+        described = run_record.describe(read(workdir, restored, name))
         assert described["operating_point"]["threshold"] == threshold
         assert described["operating_point"]["source"] == (
             "fitted on 1,200 images of the validation split"
@@ -98,7 +104,7 @@ def test_everything_comes_from_the_evaluation_that_is_named(workdir, restored, e
 
 
 def test_without_an_evaluation_the_bundle_says_that_it_is_not_calibrated(workdir, restored):
-    described = run_record.describe(run_record.read_run(str(workdir), restored))
+    described = run_record.describe(read(workdir, restored))
     assert described["calibration"]["scale"] == 1.0
     assert described["operating_point"]["threshold"] == 0.5
     assert "not calibrated" in described["operating_point"]["source"]
@@ -106,17 +112,17 @@ def test_without_an_evaluation_the_bundle_says_that_it_is_not_calibrated(workdir
         "SYNTHETIC",
         "UNCALIBRATED",
     ]
-    assert run_record.read_run(str(workdir), restored).metrics is None
+    assert read(workdir, restored).metrics is None
     with pytest.raises(UserError, match=r"elsewhere.metrics\.json cannot be read"):
-        run_record.read_run(str(workdir), restored, "elsewhere")
+        read(workdir, restored, "elsewhere")
 
 
 def test_the_models_before_are_in_the_bundle_without_paths(workdir, restored):
-    assert "ancestors" not in run_record.describe(run_record.read_run(str(workdir), restored))
+    assert "ancestors" not in run_record.describe(read(workdir, restored))
     restored.config.init.from_run = "/home/somebody/parent"
     ancestors = [{"weights_sha256": "0" * 64, "dataset": "rsna", "step": 7}]
     tuned = dataclasses.replace(restored, ancestors=ancestors)
-    described = run_record.describe(run_record.read_run(str(workdir), tuned))
+    described = run_record.describe(read(workdir, tuned))
     assert described["ancestors"] == ancestors
     assert described["config"]["init"]["from_run"] == "0" * 64
     assert "somebody" not in json.dumps(described)
@@ -136,19 +142,19 @@ def test_the_models_before_are_in_the_bundle_without_paths(workdir, restored):
 def test_what_does_not_belong_together_is_refused(workdir, restored, evaluated, changes, words):
     evaluated(**changes)
     with pytest.raises(UserError, match=words):
-        run_record.read_run(str(workdir), restored)
+        read(workdir, restored)
 
 
 def test_data_that_changed_since_the_training_are_refused(workdir, restored, evaluated):
     evaluated()
     restored.fingerprint["validation"] = "other"
     with pytest.raises(UserError, match="no longer holds the validation split"):
-        run_record.read_run(str(workdir), restored)
+        read(workdir, restored)
 
 
 def test_the_description_is_what_inference_needs(workdir, restored, evaluated):
     evaluated()
-    described = run_record.describe(run_record.read_run(str(workdir), restored))
+    described = run_record.describe(read(workdir, restored))
     assert described["preprocessing"] == MANIFEST["preprocessing"]
     assert described["input"]["shape"] == ["batch", 32, 32, 1]
     assert described["operating_point"]["threshold"] == 0.3
@@ -160,7 +166,7 @@ def test_the_description_is_what_inference_needs(workdir, restored, evaluated):
 
 def test_images_that_were_shrunk_are_described_with_both_sizes(workdir, restored):
     restored.config.image_size = 28  # of data at 32 px
-    described = run_record.describe(run_record.read_run(str(workdir), restored))
+    described = run_record.describe(read(workdir, restored))
     sizes = {"image_size": 28, "prepared_size": 32}
     assert described["preprocessing"] == MANIFEST["preprocessing"] | sizes
     assert described["input"]["shape"] == ["batch", 28, 28, 1]
@@ -180,7 +186,7 @@ def test_a_broken_evaluation_is_named(workdir, restored, evaluated, text, words)
     evaluated()
     (workdir / "evaluation" / "test" / "metrics.json").write_text(text)
     with pytest.raises(UserError, match=f"{words}.*; run cbam_flax.evaluate again"):
-        run_record.read_run(str(workdir), restored)
+        read(workdir, restored)
 
 
 @pytest.mark.parametrize(
@@ -191,9 +197,24 @@ def test_a_damaged_manifest_is_one_sentence(workdir, restored, text, words):
     [path] = workdir.glob("data/*/*/*/manifest.json")
     path.write_text(text)
     with pytest.raises(UserError, match=f"{words}.*.*data_prep.prepare again"):
-        run_record.read_run(str(workdir), restored)
+        read(workdir, restored)
 
 
 def test_what_the_description_says_is_what_a_reader_takes(workdir, restored):
-    described = run_record.describe(run_record.read_run(str(workdir), restored))
+    described = run_record.describe(read(workdir, restored))
     assert schema.fault(described | {"files": {}}) is None
+
+
+def test_the_grey_range_of_a_fold_is_that_of_the_prepared_images(workdir, restored, monkeypatch):
+    loaded = []
+
+    def load(data_dir, dataset, image_size, split, folds, fold):
+        loaded.append(image_size)
+        images = np.arange(32 * 32, dtype=np.uint8).reshape(1, 32, 32)
+        return Split(split, images, {}, json.loads(json.dumps(MANIFEST)))
+
+    monkeypatch.setattr("cbam_flax.input_pipeline.load_split", load)
+    restored.config.update({"image_size": 28, "folds": 2})
+    manifest = read(workdir, restored).manifest
+    assert loaded == [32]
+    assert manifest["splits"]["train"]["grey_range"]["levels"]["minimum"] == 256

@@ -146,5 +146,6 @@ def test_the_report_of_several_findings_holds_each(header, tmp_path):
     assert items["Probability"] == [0.75, 0.125]
     assert items["Pneumonia"] == ["Present"]
     assert items["Pleural Thickening"] == ["Absent"]
+    assert len(items["Finding Site"]) == 1  # the lung, of pneumonia
     assert "operating point of Pleural Thickening 0.25" in items["Algorithm Parameters"]
     assert report.SeriesDescription == "Scores of 2 findings, NOT FOR CLINICAL USE"

@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import fisher_exact
 
 from data_prep.audit.columns import Column
-from data_prep.audit.shortcuts import holm, independence, judge, rates
+from data_prep.audit.shortcuts import independence, judge, rates
 
 
 def everywhere(values):
@@ -89,11 +89,6 @@ def test_one_image_per_patient_is_the_exact_test():
     lower = fisher_exact([[1, 19], [40, 40]], alternative="less").pvalue
     # Twice for its two sides, and twice for the median.
     np.testing.assert_allclose(independence(label, np.arange(100), values), 4 * lower)
-
-
-def test_holm():
-    np.testing.assert_allclose(holm(np.array([0.04, 0.01, 0.03])), [0.06, 0.03, 0.06])
-    assert holm(np.array([])).shape == (0,)
 
 
 def test_rates_count_images_and_patients():

@@ -68,7 +68,7 @@ def test_what_is_refused(folder, cell, code):
 
 
 def test_no_folder_and_an_empty_one(tmp_path):
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="not a folder"):
         ImageFolder(epath.Path(tmp_path / "none"))
     with pytest.raises(UserError, match="no file"):
         ImageFolder(epath.Path(tmp_path))

@@ -158,7 +158,7 @@ def test_where_chooses_rows_by_the_whole_cell(source):
     assert sorted(plan(one)[1]) == ["0.png", "1.png", "2.png", "3.png"]
     with pytest.raises(UserError, match="no row of t has who=9"):
         plan(dataclasses.replace(source, where=(("who", "9"),)))
-    with pytest.raises(UserError, match="no regular expression"):
+    with pytest.raises(UserError, match="not a regular expression"):
         plan(dataclasses.replace(source, where=(("who", "("),)))
 
 
@@ -182,3 +182,15 @@ def test_a_split_that_would_be_empty(source):
     few = plan(table(source, *OTHERS))[0]
     with pytest.raises(UserError, match="split would be empty: 2 images are usable"):
         check_splits(few)
+
+
+def test_two_findings_have_two_names(source):
+    with pytest.raises(UserError, match="the findings Mass, mass have one name"):
+        plan(source, findings=("Mass", "Edema", "mass"))
+
+
+def test_rows_of_one_image_may_spell_its_patient_in_two_ways(source):
+    rows = (row("0.png", "12"), row("0.png", "012"), row("1.png", "12"), row("1.png", "7"))
+    _, records, codes = plan(table(source, *rows, *OTHERS))
+    assert records["0.png"].patient_id == "clinic:012"
+    assert codes == {"1.png": "conflicting_labels"}
