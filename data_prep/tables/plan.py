@@ -256,9 +256,9 @@ def check_plan(plan: Plan, max_rejected: float) -> None:
     if refused > max_rejected * inputs:
         name, refusal = next(iter(plan.refused.items()))
         raise UserError(
-            f"{refused:,} of {inputs:,} inputs are refused already, more than --max_rejected "
-            f"allows (such as {name!r}, {refusal.code}: {refusal.message}); mend the table or allow more "
-            "with --max_rejected"
+            f"{refused:,} of {inputs:,} inputs are refused already, such as {name!r} "
+            f"({refusal.code}: {refusal.message}), more than --max_rejected allows; mend the table "
+            "or allow more with --max_rejected"
         )
     sizes = Counter(record.split for record in plan.records)
     for split in SPLITS:
