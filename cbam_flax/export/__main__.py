@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import pathlib
+import sys
 
 from data_prep import cli
 
@@ -87,6 +88,8 @@ def main() -> None:
         )
     step = description["fingerprints"]["checkpoint"]["step"]
     of = f"{len(with_runs) + 1} checkpoints" if with_runs else f"the checkpoint of step {step}"
+    for warning in description["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"bundle of {of}: {arguments.out}")
 
 
