@@ -21,7 +21,7 @@ from data_prep.tables.source import UNKNOWN, Source
 _FLAGS = {
     "no_file": "--raw and --image",
     "outside_folder": "--raw and --image",
-    "no_label": "--label and --positive",
+    "no_label": "--label, --positive and --values",
     "no_patient": "--patient or --patient_from",
     "no_split": "--split_column",
     "bad_box": "--boxes and --corners",
