@@ -77,7 +77,8 @@ def read(folder: Any) -> tuple[dict[str, Any], Predictions]:
     `patient_id` is "" where the patient is not known.
 
     Raises:
-        UserError: there is no evaluation at this epath.Path, or one of its files is broken.
+        UserError: there is no evaluation at this epath.Path, or one of its files is broken or was
+            changed.
     """
     if not (folder / "metrics.json").exists():
         raise UserError(
@@ -106,6 +107,8 @@ def read(folder: Any) -> tuple[dict[str, Any], Predictions]:
             raise ValueError("a label other than 0 and 1, or a probability out of range")
     except (OverflowError, ValueError) as error:
         raise UserError(f"{table} is damaged ({error}); {EVALUATE_AGAIN}") from error
+    if folders.was_changed(folder, table.name):  # a row less is a row that nobody would miss
+        raise UserError(f"{table} was changed since it was written; {EVALUATE_AGAIN}")
     return metrics, columns
 
 

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import pathlib
+import sys
 
 from cbam_flax.evaluate.scoring_flags import add_scoring_flags, check_scoring_flags
 from data_prep import cli
@@ -67,6 +68,8 @@ def main() -> None:
         )
     step = description["fingerprints"]["checkpoint"]["step"]
     of = f"{len(with_runs) + 1} checkpoints" if with_runs else f"the checkpoint of step {step}"
+    for warning in description["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"bundle of {of}: {arguments.out}")
 
 

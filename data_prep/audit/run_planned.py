@@ -12,9 +12,9 @@ from data_prep.manifest import NOT_LABELLED
 
 TEST_SHARE = 0.15
 LEGEND = (
-    f"SHORTCUT: the lower limit of the AUROC is above {AUROC_BOUND}; or the odds of a value are at "
-    f"least {ODDS_BOUND:g} times those of all others, or the inverse, with p < {LEVEL} corrected "
-    "for all values. A model can learn it where the images show it."
+    f"SHORTCUT means: the lower limit of the AUROC is above {AUROC_BOUND}; or the odds of a value "
+    f"are at least {ODDS_BOUND:g} times those of all others, or the inverse, with p < {LEVEL} "
+    "corrected for all values. A model can learn it where the images show it."
 )
 _OF_PATIENTS = ("patients", "patient_memoriser")  # figures that need to know them
 
@@ -103,7 +103,8 @@ def render(result: dict[str, Any]) -> str:
         )
     for finding, found in result["findings"].items():
         lines += ["", *_render_finding(finding, found)]
-    return "\n".join([*lines, "", LEGEND])
+    is_found = any("  SHORTCUT" in line for line in lines)
+    return "\n".join([*lines, "", LEGEND if is_found else "no SHORTCUT found"])
 
 
 def _render_finding(finding: str, found: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from etils import epath
@@ -16,17 +17,19 @@ SUFFIXES = (".dcm", ".dicom", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 class ImageFolder:
     """The files under a folder, by their path relative to it, with `/` between the parts.
 
+    Links to files and folders are followed, also out of the folder: whoever stores images once
+    fills folders with links to them.
+
     Raises:
         UserError: there is no such folder, or it holds no files.
+        OSError: a folder below cannot be listed.
     """
 
     def __init__(self, root: epath.Path) -> None:
         self.root = root
         if not root.is_dir():
             raise UserError(f"--raw={root} is not a folder; give the folder of the images")
-        self.names = sorted(
-            _joined(folder, name, root) for folder, _, names in root.walk() for name in names
-        )
+        self.names = sorted(_names(root))
         if not self.names:
             raise UserError(f"--raw={root} holds no files; give the folder of the images")
         self._by_spelling: dict[str, set[str]] = defaultdict(set)
@@ -56,14 +59,10 @@ class ImageFolder:
         found = {spelled} if spelled in self._exact else self._by_spelling.get(spelled, set())
         if not found:
             raise DicomRefusal("no_file", f"no such file in {self.root}")
-        if len(found) > 1:
+        if len(set(map(self.real_path, found))) > 1:
             first, second = sorted(found)[:2]
             raise DicomRefusal("duplicate", f"{cell!r} may be {first} or {second}")
-        (name,) = found
-        # A link may lead to another file of the folder, and not to what the user did not give.
-        if not self.real_path(name).startswith(os.path.join(self._real_root, "")):
-            raise DicomRefusal("outside_folder", f"{name} is a link to {self.real_path(name)}")
-        return name
+        return min(found)
 
     def path(self, name: str) -> str:
         return os.fspath(self.root / name)
@@ -73,5 +72,26 @@ class ImageFolder:
         return os.path.realpath(os.path.join(self._real_root, name))
 
 
-def _joined(folder: epath.Path, name: str, root: epath.Path) -> str:
-    return PurePosixPath(os.path.relpath(os.fspath(folder / name), os.fspath(root))).as_posix()
+def _names(root: epath.Path) -> Iterator[str]:
+    if "://" not in os.fspath(root):
+        yield from _local_names(os.fspath(root))
+        return
+    for folder, _, names in root.walk():
+        for name in names:
+            yield PurePosixPath(os.path.relpath(folder / name, root)).as_posix()
+
+
+def _local_names(
+    folder: str, prefix: str = "", above: frozenset[str] = frozenset()
+) -> Iterator[str]:
+    """Of the files under a folder; a link back to one of the folders `above` is not followed."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            # Of a link in a circle, unlike of a folder, `is_dir` raises.
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                yield from _local_names(entry.path, f"{prefix}{entry.name}/", above | {real})
+            else:
+                yield prefix + entry.name

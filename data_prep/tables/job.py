@@ -11,7 +11,7 @@ from data_prep.jobs import Job, preprocessing
 from data_prep.tables import options, summary
 from data_prep.tables import sources as sources_of
 from data_prep.tables.named_sets import read_named_set
-from data_prep.tables.plan import Plan, check_splits, plan_records
+from data_prep.tables.plan import Plan, check_plan, plan_records
 from data_prep.tables.source import UNKNOWN, Source
 
 
@@ -20,7 +20,7 @@ def table_job(args: argparse.Namespace) -> Job | None:
     sources, plan, files = sources_and_plan(args)
     summary.print_summary(plan, sources, samples=bool(args.dry_run))
     summary.print_warnings(plan, sources)
-    check_splits(plan)
+    check_plan(plan, args.max_rejected)
     if args.dry_run:
         print("nothing was written (--dry-run)")
         return None

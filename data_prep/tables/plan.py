@@ -17,6 +17,15 @@ from data_prep.tables.images import Row, TableImage, image_of_rows
 from data_prep.tables.patients import merge_spellings
 from data_prep.tables.source import UNKNOWN, Source
 
+# What the user may have said wrong where no image is usable.
+_FLAGS = {
+    "no_file": "--raw and --image",
+    "outside_folder": "--raw and --image",
+    "no_label": "--label, --positive and --values",
+    "no_patient": "--patient or --patient_from",
+    "no_split": "--split_column",
+    "bad_box": "--boxes and --corners",
+}
 _MAX_CLASSES = 100  # more are text, and no kinds of images
 
 
@@ -186,8 +195,7 @@ def _refuse_source(source: Source, refused: Mapping[str, DicomRefusal]) -> NoRet
     name, refusal = next(pair for pair in refused.items() if pair[1].code == code)
     raise UserError(
         f"{source.name} gives no usable image: {dict(codes)}, such as {name}: {refusal.message}"
-        f"{_label_values(source) if code == 'no_label' else ''}; see --raw, --image, --label and "
-        "--positive"
+        f"{_label_values(source) if code == 'no_label' else ''}; see {_FLAGS.get(code, '--label')}"
     )
 
 
@@ -242,13 +250,31 @@ def _in_two_splits(records: Sequence[Record]) -> tuple[str, ...]:
     return tuple(sorted(patient for patient, found in splits.items() if len(found) > 1))
 
 
-def check_splits(plan: Plan) -> None:
-    """Raises UserError where a split would be empty, unless the splits are the sources' own."""
+def check_plan(plan: Plan, max_rejected: float) -> None:
+    """What can be known before hours of reading images.
+
+    Raises:
+      UserError: the share of inputs that are refused already is over `max_rejected`, or a split
+        would be empty and the splits are not the sources' own.
+    """
+    refused, inputs = len(plan.refused), len(plan.refused) + len(plan.records)
+    if refused > max_rejected * inputs:
+        name, refusal = next(iter(plan.refused.items()))
+        raise UserError(
+            f"{refused:,} of {inputs:,} inputs are refused already, such as {name!r} "
+            f"({refusal.code}: {refusal.message}), more than --max_rejected allows; mend the table "
+            "or allow more with --max_rejected"
+        )
     sizes = Counter(record.split for record in plan.records)
     for split in SPLITS:
         if not sizes[split] and plan.scheme in ("patient", "image"):
             codes = dict(Counter(refusal.code for refusal in plan.refused.values()))
             raise UserError(
-                f"the {split} split would be empty: {len(plan.records)} images are usable"
-                f"{f', and refused were {codes}' if codes else ''}; give more images"
+                f"the {split} split would be empty: {_amount(plan.records)} usable"
+                f"{f', and refused were {codes}' if codes else ''}; give more of them"
             )
+
+
+def _amount(records: Sequence[Record]) -> str:
+    patients = len({record.patient_id for record in records} - {""})
+    return f"{len(records):,} images{f' of {patients:,} patients' if patients else ''} are"

@@ -14,6 +14,7 @@ from data_prep.cli import UserError
 from data_prep.files.regular_files import read_bytes
 
 _MAX_BYTES = 1 << 30
+_EXCEL = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .xls
 _SEPARATORS = ";\t,"  # where two occur alike, a comma is rather a part of a name
 
 
@@ -34,6 +35,10 @@ def read_table(path: epath.Path) -> pd.DataFrame:
             f"cannot read the table {path} ({error.strerror or error}); give --table a CSV or "
             "Parquet file"
         ) from error
+    if data.startswith(_EXCEL):
+        raise UserError(
+            f"{path} is an Excel workbook; save its sheet as CSV with the encoding UTF-8"
+        )
     table = _read_parquet(path, data) if data.startswith(b"PAR1") else _read_csv(path, data)
     if not len(table):
         raise UserError(f"{path} has no rows; give --table a table with a row for each image")
@@ -51,6 +56,13 @@ def _read_csv(path: epath.Path, data: bytes) -> pd.DataFrame:
             f"{path} is neither Parquet nor UTF-8 text (byte {error.start:,}: {error.reason}); "
             "save it as CSV with the encoding UTF-8"
         ) from error
+    if "\0" in text:  # as UTF-16 without a byte order mark has
+        raise UserError(
+            f"{path} has NUL characters, so it is no UTF-8 text; save it as CSV with the "
+            "encoding UTF-8"
+        )
+    if not text:
+        raise UserError(f"{path} is empty; give --table a table with a row for each image")
     try:
         header = {sign: _first_line(text, sign) for sign in _SEPARATORS}
         separator = max(_SEPARATORS, key=lambda sign: len(header[sign]))
@@ -65,7 +77,8 @@ def _read_csv(path: epath.Path, data: bytes) -> pd.DataFrame:
             on_bad_lines="error",
         )
     except (ValueError, csv.Error) as error:  # pandas' own errors are ValueErrors
-        raise UserError(f"{path} is not a CSV table ({error}); mend it or save it again") from error
+        why = str(error).strip()
+        raise UserError(f"{path} is not a CSV table ({why}); mend it or save it again") from error
     rows = table.iloc[1:].fillna("").reset_index(drop=True)
     rows.columns = table.iloc[0] if len(table) else []
     return rows

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ def folder_source(args: argparse.Namespace) -> tuple[Source, list[str], list[str
         )
     _refuse_ignored(args)
     (raw,) = _only_one(args.raw, "raw")
+    _check_outside(args, raw)
     folder = ImageFolder(epath.Path(raw))
     rows = folders.read_folders(folder, args.patient_from)
     classes = sorted(set(rows[folders.CLASS]))
@@ -49,6 +51,17 @@ def folder_source(args: argparse.Namespace) -> tuple[Source, list[str], list[str
     if source.split and not any(rows[folders.SPLIT]):
         raise UserError(f"{raw} has no folders train, val and test; leave --splits=folder out")
     return source, values or list(args.finding or [positive]), values
+
+
+def _check_outside(args: argparse.Namespace, raw: str) -> None:
+    """Records among the folders of classes would be one more class the next time."""
+    data_dir = getattr(args, "data_dir", None) or ""  # the audit has none
+    inside = pathlib.Path(data_dir).resolve().is_relative_to(pathlib.Path(raw).resolve())
+    if data_dir and "://" not in data_dir and inside:
+        raise UserError(
+            f"--data_dir={data_dir} lies in --raw={raw}, whose folders are classes; give a "
+            "--data_dir outside of it"
+        )
 
 
 def table_sources(args: argparse.Namespace) -> tuple[list[Source], list[str], list[str]]:

@@ -72,6 +72,11 @@ def _warnings(plan: Plan, sources: Sequence[Source]) -> Iterator[str]:
             "WARNING: the patients are unknown: images of one patient may be in train and in test, "
             "and every figure may be too good."
         )
+    if len(plan.records) == len({record.patient_id for record in plan.records} - {""}) > 1:
+        yield (
+            "note: every image is of another patient; if what names the patients names the images, "
+            "images of one patient come into train and test."
+        )
     if merged := plan.merged_patients:
         yield (
             f"warning: patients spelled in several ways, each taken for one: {len(merged):,}, such "
@@ -100,4 +105,5 @@ def _line(record: Record) -> str:
     parts.append(record.patient_id or "patient unknown")
     parts += [str(value) for value in (record.view, record.sex, record.age) if value is not None]
     parts += [f"{len(record.boxes)} boxes"] if record.boxes else []
-    return "  ".join(parts)
+    told = "  ".join(parts)
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in told)

@@ -42,6 +42,14 @@ def test_what_is_written_is_read(folder, make_predictions):
     assert (folder / "report.html").read_text() == "<html>"
 
 
+def test_a_row_that_is_gone_is_missed(folder, make_predictions):
+    evaluation_folder.write(folder, metrics_of(n=30), make_predictions(30), {}, "")
+    table = folder / "predictions.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match=r"predictions\.csv was changed since it was written"):
+        evaluation_folder.read(folder)
+
+
 def test_columns_begin_as_documented_and_missing_is_empty(folder, make_predictions):
     predictions = make_predictions(30)
     predictions["age"][:] = np.nan

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep.audit import __main__ as command
+from data_prep.audit.run_planned import render
 from data_prep.cli import UserError
 
 
@@ -68,6 +69,9 @@ def test_two_tables_as_one_data_set(folder, tmp_path, monkeypatch, capsys):
     assert "said to be of different patients, such as one/0.png and one/7.png" in text
     ward = next(line for line in text.splitlines() if line.startswith("column ward"))
     assert ward.endswith("SHORTCUT")
+    assert "SHORTCUT means" in text
+    result["findings"]["pneumonia"]["columns"] = {}
+    assert render(result).endswith("no SHORTCUT found")
     source = next(line for line in text.splitlines() if line.startswith("source"))
     assert "SHORTCUT" not in source
 

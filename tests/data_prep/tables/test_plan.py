@@ -7,7 +7,7 @@ from etils import epath
 from data_prep.cli import UserError
 from data_prep.records import assign_split
 from data_prep.tables.files import ImageFolder
-from data_prep.tables.plan import check_splits, plan_records
+from data_prep.tables.plan import check_plan, plan_records
 from data_prep.tables.source import Source
 
 BOXES = ("x", "y", "w", "h")
@@ -180,8 +180,8 @@ def test_the_plan_changes_with_what_the_table_says(source):
 
 def test_a_split_that_would_be_empty(source):
     few = plan(table(source, *OTHERS))[0]
-    with pytest.raises(UserError, match="split would be empty: 2 images are usable"):
-        check_splits(few)
+    with pytest.raises(UserError, match="split would be empty: 2 images of 2 patients are usable"):
+        check_plan(few, 0)
 
 
 def test_two_findings_have_two_names(source):
@@ -194,3 +194,11 @@ def test_rows_of_one_image_may_spell_its_patient_in_two_ways(source):
     _, records, codes = plan(table(source, *rows, *OTHERS))
     assert records["0.png"].patient_id == "clinic:012"
     assert codes == {"1.png": "conflicting_labels"}
+
+
+def test_too_many_refusals_are_told_before_any_image_is_read(source):
+    rows = [row(f"{i}", str(i), str(i % 2)) for i in range(12)]
+    gone = plan(table(source, *rows, row("gone.png")))[0]
+    check_plan(gone, 0.1)
+    with pytest.raises(UserError, match=r"1 of 13 inputs .*'gone.png' \(no_file.*--max_rejected"):
+        check_plan(gone, 0.05)

@@ -43,10 +43,12 @@ def test_a_comma_in_the_name_of_a_column_is_no_separator(tmp_path):
     ("data", "message"),
     [
         (b"image,sex\n1.png,weibl\xefch\n", "UTF-8"),
-        (b"image,sex\n1.png,F,oh\n", "Expected 2 fields in line 2, saw 3"),
+        (b"image,sex\n1.png,F,oh\n", r"Expected 2 fields in line 2, saw 3\)"),
+        ("image,sex\n1.png,F\n".encode("utf-16-le"), "NUL.*UTF-8"),
+        (b"PK\x03\x04 and so on", "Excel"),
         (b"image,sex,sex\n1.png,F,F\n", "two columns 'sex'"),
         (b"image,sex\n", "no rows"),
-        (b"", "CSV"),
+        (b"\n", "is empty"),
         (b"PAR1 and no more", "Parquet"),
     ],
 )

@@ -121,6 +121,18 @@ def folder_of(*flags):
     return sources.folder_source(parse(*flags, dataset="folders"))
 
 
+def test_records_are_no_class(tmp_path):
+    for name in ("NORMAL/1.png", "TB/2.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"")
+    args = parse(f"--raw={tmp_path}", r"--patient_from=\d+", dataset="folders")
+    args.data_dir = str(tmp_path / "data")
+    with pytest.raises(UserError, match="whose folders are classes"):
+        sources.folder_source(args)
+    args.data_dir = f"{tmp_path}-records"
+    assert sources.folder_source(args)[1] == ["TB"]
+
+
 def test_a_folder_of_classes(tmp_path):
     for name in ("Lungs/train/NORMAL/p1.png", "Lungs/test/T.B./p2.png", "Lungs/test/T.B./x.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
