@@ -61,17 +61,27 @@ def scores_of(result: Result, bundle: dict[str, Any]) -> Sequence[Score]:
 
 
 def score_line(result: Result, bundle: dict[str, Any]) -> str:
-    """The decision in a line; of several findings those with the highest probabilities."""
+    """The score against its operating point, not a diagnosis; of several findings the highest."""
     found = scores_of(result, bundle)
+    out_of_scope = f"out of scope: {' '.join(result.flags)}"
+    sides = {True: "above", False: "below"}
     if len(found) == 1:
         [one] = found
-        line = f"{one.finding} {one.probability:.3f}, operating point {one.threshold:.3f}"
-        return f"{line}: {one.text} {' '.join(result.flags)}"
+        line = f"{one.finding} score {one.probability:.3f}"
+        if one.decision is None:
+            return f"{line}, {out_of_scope}"
+        return f"{line}, {sides[one.decision]} the operating point {one.threshold:.3f}"
     highest = sorted(found, key=lambda one: -one.probability)[:SHOWN]
-    words = {None: "", True: " (present)", False: ""}
-    each = (f"{one.finding} {one.probability:.3f}{words[one.decision]}" for one in highest)
-    out_of_scope = f": out of scope {' '.join(result.flags)}" if result.flags else ""
-    return f"{', '.join(each)}, of {len(found)} findings{out_of_scope}"
+    points = (
+        "" if one.decision is None else f" ({sides[one.decision]} {one.threshold:.3f})"
+        for one in highest
+    )
+    each = [
+        f"{one.finding} {one.probability:.3f}{point}"
+        for one, point in zip(highest, points, strict=True)
+    ]
+    each += [out_of_scope] * bool(result.flags)
+    return f"scores of {len(found)} findings: {', '.join(each)}"
 
 
 def warning_words(result: Result, bundle: dict[str, Any]) -> list[str]:

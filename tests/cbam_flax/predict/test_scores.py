@@ -39,13 +39,18 @@ def test_the_columns_of_several_findings():
     )
 
 
-def test_the_line_of_a_picture_names_the_highest_findings_first():
-    line = results.score_line(result(np.float32([0.3, 0.9])), SEVERAL)
-    assert line == "Hernia 0.900 (present), Mass 0.300 (present), of 2 findings"
-    line = results.score_line(result(np.float32([0.3, 0.9]), ["view=LL"]), SEVERAL)
-    assert line == "Hernia 0.900, Mass 0.300, of 2 findings: out of scope view=LL"
+def test_the_line_of_a_picture_is_of_the_highest_scores_and_no_diagnosis():
+    both = np.float32([0.3, 0.7])
+    assert results.score_line(result(both), SEVERAL) == (
+        "scores of 2 findings: Hernia 0.700 (below 0.750), Mass 0.300 (above 0.250)"
+    )
+    assert results.score_line(result(both, ["view=LL"]), SEVERAL) == (
+        "scores of 2 findings: Hernia 0.700, Mass 0.300, out of scope: view=LL"
+    )
     line = results.score_line(result(0.5), ONE)
-    assert line == "pneumonia 0.500, operating point 0.250: pneumonia "
+    assert line == "pneumonia score 0.500, above the operating point 0.250"
+    line = results.score_line(result(0.5, ["view=LL"]), ONE)
+    assert line == "pneumonia score 0.500, out of scope: view=LL"
 
 
 @pytest.mark.parametrize("bundle", [ONE, SEVERAL])
