@@ -20,6 +20,13 @@ from data_prep.manifest import NOT_LABELLED
 
 Columns = Mapping[str, np.ndarray]
 
+SHORTER = {  # what `analysis.warnings_of_figures` says, of several findings at once
+    "SHORTCUT": "the model is not clearly better than a baseline that never sees the image.",
+    "CALIBRATION": "calibration made the Brier score or the calibration error worse.",
+    "SMALL": f"fewer than {analysis.SMALL} positive or negative images; the intervals are wide and "
+    f"approximate.",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Calibrations:
@@ -224,7 +231,7 @@ def _patients_behind_mean(samples: np.ndarray, behind: Sequence[int]) -> int:
 
 
 def warnings(metrics: Mapping[str, Any]) -> list[str]:
-    """Warnings about all images, then about each finding with its name."""
+    """Warnings about all images, then of each kind one that names its findings."""
     found = analysis.warnings_of_data(metrics)
     left_out = [name for name in metrics["findings"] if name not in metrics["mean"]["of"]]
     if left_out:
@@ -232,7 +239,7 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
             f"NOT JUDGED: {', '.join(left_out)}: the labelled images are all of one class, or "
             f"there are none. The mean is over the other findings."
         )
-    small = []
+    by_kind: dict[str, dict[str, list[str]]] = {}
     for name in metrics["mean"]["of"]:
         each = metrics["findings"][name]
         fitted = each["calibration"]
@@ -243,13 +250,9 @@ def warnings(metrics: Mapping[str, Any]) -> list[str]:
             )
         for text in analysis.warnings_of_figures({**metrics, **each}):
             kind, _, rest = text.partition(": ")
-            if kind == "SMALL":
-                small.append(name)
-            else:
-                found.append(f"{kind}: {name}: {rest}")
-    if small:
-        found.append(
-            f"SMALL: {', '.join(small)}: fewer than {analysis.SMALL} positive or negative images; "
-            f"the intervals are wide and approximate."
-        )
+            by_kind.setdefault(kind, {}).setdefault(name, []).append(rest)
+    for kind, texts in by_kind.items():
+        # The figures of one finding fit into a sentence; those of several are in the report.
+        text = SHORTER[kind] if len(texts) > 1 else " ".join(next(iter(texts.values())))
+        found.append(f"{kind}: {', '.join(texts)}: {text}")
     return found + analysis.warnings_of_selection(metrics)

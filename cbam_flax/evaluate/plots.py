@@ -44,8 +44,8 @@ def precision_recall(predictions: Columns, metrics: Mapping[str, Any]) -> Figure
     precision, recall, _ = sklearn.metrics.precision_recall_curve(
         predictions["label"], predictions["logit"]
     )
-    # Where the data end: not scikit-learn's point at recall 0, nor lower thresholds at recall 1.
-    shown_points = slice(int(np.flatnonzero(recall == 1)[-1]), -1)
+    # Where the data end: no points at recall 0, and of those at recall 1 the highest threshold.
+    shown_points = slice(int(np.flatnonzero(recall == 1)[-1]), int(np.sum(recall > 0)))
     low, high = _band(predictions, lambda t, f: np.interp(_GRID, t / t[-1], t / (t + f)))
     # At recall 1 it would fall to the prevalence, along the vertical line that is left out above.
     grid, low, high = (values[:-1] for values in (_GRID, low, high))
