@@ -110,7 +110,7 @@ def conclusion(metrics: Mapping[str, Any]) -> list[str]:
     of = metrics["pooled"]
     return [
         f"{metrics['n']:,} images of {len(of['judged_folds'])} of {of['folds']} folds, "
-        f"{of['runs_per_fold']} run(s) a fold; 95 % intervals over {of['over']}",
+        f"runs a fold: {of['runs_per_fold']}; 95 % intervals over {of['over']}",
         f"AUROC {plots.shown(metrics['auroc'])} of the pooled calibrated probabilities",
         f"AUROC {plots.shown(metrics[MEAN_OF_FOLDS])} as the mean of the folds",
         *([f"warning: {text}" for text in metrics["warnings"]] or ["warnings: none"]),

@@ -45,7 +45,7 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         f"<h1>{text(title)}</h1>",
         f"<p>{metrics['n']:,} images of {patients.described(metrics)}, "
         f"{metrics['n_positive']:,} positive, each judged by a model that has never seen {unseen} "
-        f"({of['runs_per_fold']} run(s) a fold). In brackets: the 95 % interval over "
+        f"(runs a fold: {of['runs_per_fold']}). In brackets: the 95 % interval over "
         f"{text(of['over'])}, with {metrics['bootstrap']['resamples']:,} resamples of "
         f"{metrics['bootstrap']['unit']}.</p>",
         *(f"<p class=warning>{text(warning)}</p>" for warning in metrics["warnings"]),
