@@ -1,5 +1,6 @@
 """What every TFDS builder of radiographs shares: the variant's name, and records -> examples."""
 
+import abc
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,11 +70,11 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  #
         # Asked for here, because TFDS has data_dir point to a draft while it prepares.
         self._beam_outcomes = outcomes_dir(epath.Path(self.data_dir))
 
+    @abc.abstractmethod
     def plan(
         self, dl_manager: tfds.download.DownloadManager
     ) -> tuple[Sequence[Record], Mapping[str, DicomRefusal]]:
         """The records to be made, and by file what is refused before it is read."""
-        raise NotImplementedError
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         records, refused = self.plan(dl_manager)
