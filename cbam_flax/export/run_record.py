@@ -213,6 +213,7 @@ def describe(run: Run) -> dict[str, Any]:
         "scope": SCOPE,
         **made_of,
         "evaluation": run.metrics and run.metrics["name"],
+        "saliency": saliency(run),
         "warnings": warnings(run),
         "grey_range": run.manifest["splits"]["train"].get("grey_range"),
         "fingerprints": {
@@ -254,6 +255,24 @@ def _fitted(run: Run, names: Sequence[str]) -> dict[str, Any]:
     return {
         key: dict(zip(names, values, strict=True)) for key, values in zip(keys, each, strict=True)
     }
+
+
+def saliency(run: Run) -> dict[str, Any]:
+    """The map that predict shows: the one that pointed at boxes best, else Grad-CAM.
+
+    Returns:
+        `method`, and of each method its pointing game with interval and over how many `images`;
+        `pointing` is empty where the evaluation had no boxes or no maps.
+    """
+    found = (run.metrics or {}).get("localisation") or {"scores": {}, "n": 0}
+    names = {"attention": "gate", "grad_cam": "grad_cam", "occlusion": "occlusion"}
+    pointing = {
+        name: {key: found["scores"][source]["pointing"][key] for key in ("value", "low", "high")}
+        for source, name in names.items()
+        if source in found["scores"]
+    }
+    best = max(pointing, key=lambda name: pointing[name]["value"], default="grad_cam")
+    return {"method": best, "pointing": pointing, "images": found["n"]}
 
 
 def warnings(run: Run) -> list[str]:
