@@ -7,6 +7,7 @@ from typing import Any
 
 from cbam_flax.evaluate.plots import shown
 
+SCALE = 0.7  # of pictures on the page, whose pixels are finer than a screen's
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#111;background:#fff;max-width:72rem;
 margin:auto;padding:1rem}
@@ -20,15 +21,14 @@ overflow-wrap:anywhere}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:0 1rem}
 .grid>*{min-width:0}.headlines{row-gap:1rem}
 figure{margin:0;break-inside:avoid}img,svg{max-width:100%;height:auto;display:block}
-figure>img{max-width:min(100%,36rem)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #ccc;
 vertical-align:top}tr{break-inside:avoid}
-.long th,.long td{overflow-wrap:anywhere;font-size:.8rem}small,.small{color:#555}
+.long :is(th,td){font-size:.8rem}.long td{overflow-wrap:anywhere}small,.small{color:#555}
 details{margin:.5rem 0}summary{cursor:pointer}
 button,input,select{font:inherit}input[type=range]{display:block;width:100%}
 input[type=number]{width:6rem}:focus-visible{outline:3px solid #0072B2;outline-offset:2px}
-svg{max-width:24rem;margin:auto;font-size:6px;text-anchor:middle}
+svg{max-width:24rem;margin:auto;font-size:5px;text-anchor:middle}
 svg .axes{fill:none;stroke:#666;stroke-width:.5}polyline{fill:none;stroke:#0072B2}
 circle{fill:#E69F00;stroke:#111;stroke-width:.5}
 .gallery figure{margin-bottom:1.5rem}
@@ -42,7 +42,8 @@ padding:0;overflow:visible}
 .large::backdrop{background:#000c}
 @media (max-width:40rem){table{font-size:.85rem}th,td{padding-right:.5rem}}
 @media print{@page{margin:15mm}body{max-width:none;font-size:11px;padding:0}
-h2{margin-top:1.5rem}.grid{grid-template-columns:1fr 1fr}.scroll{overflow:visible}
+h2{margin-top:1.5rem}.grid{grid-template-columns:1fr 1fr}.headlines{grid-template-columns:auto auto
+auto}.headline{font-size:1.2rem}.scroll{overflow:visible}
 figure>img{max-height:11cm;width:auto}#operating-point,.screen{display:none}}
 """
 
@@ -68,11 +69,7 @@ def picture(pictures: Mapping[str, bytes], name: str, heading: str, alt: str) ->
     """The picture with its heading, or nothing where it was not drawn."""
     if name not in pictures:
         return ""
-    data = base64.b64encode(pictures[name]).decode()
-    return (
-        f"<figure><h3>{heading}</h3>"
-        f"<img alt='{heading}: {html.escape(alt)}' src='data:image/png;base64,{data}'></figure>"
-    )
+    return f"<figure><h3>{heading}</h3>{_image(pictures[name], f'{heading}: {alt}')}</figure>"
 
 
 def radiographs(name: str, heading: str, alt: str, each: Sequence[tuple[str, bytes]]) -> str:
@@ -88,18 +85,30 @@ def radiographs(name: str, heading: str, alt: str, each: Sequence[tuple[str, byt
     figures = []
     for number, (title, png) in enumerate(each, start=1):
         element = f"{name}-{number}"
-        width, height = (int.from_bytes(png[start : start + 4]) for start in (16, 20))  # IHDR
+        width, height = _size(png)
         figures.append(
             f"<figure><div style='aspect-ratio:{width}/{height}'>"
             f"<div class=large id={element} popover><button type=button popovertarget={element}>"
-            f"<img alt='{text(alt)}, number {number}: {text(title)}' "
-            f"src='data:image/png;base64,{base64.b64encode(png).decode()}'></button></div></div>"
+            f"{_image(png, f'{alt}, number {number}: {title}')}</button></div></div>"
             f"<figcaption>{text(title)}</figcaption></figure>"
         )
     return (
         f"<h2>{heading}</h2><p class='small screen'>A click on a picture shows it large; another "
         f"click or Esc closes it.</p><div class='grid gallery'>{''.join(figures)}</div>"
     )
+
+
+def _image(png: bytes, alt: str) -> str:
+    width, height = (round(SCALE * side) for side in _size(png))
+    data = base64.b64encode(png).decode()
+    return (
+        f"<img width={width} height={height} alt='{text(alt)}' src='data:image/png;base64,{data}'>"
+    )
+
+
+def _size(png: bytes) -> tuple[int, int]:
+    """Width and height in pixels, from the chunk IHDR, which is always the first."""
+    return int.from_bytes(png[16:20]), int.from_bytes(png[20:24])
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

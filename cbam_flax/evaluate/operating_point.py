@@ -96,7 +96,7 @@ def section(curves: Sequence[dict[str, Any]], start: str) -> str:
         "<p><label>Operating point, from few positive calls to many"
         "<input type=range min=0 step=1></label></p>"
         "<p><label>Prevalence in % <input type=number min=0 max=100 step=any required></label> "
-        "<button type=button>Start again</button></p>"
+        "<button type=button>Reset</button></p>"
         "<table aria-live=polite><tbody>"
         + "".join(
             f"<tr><th scope=row>{title}<td data-figure={name}>"
@@ -109,10 +109,10 @@ def section(curves: Sequence[dict[str, Any]], start: str) -> str:
             )
         )
         + "</table></div>"
-        "<svg viewBox='-16 -4 120 120' role=img aria-label='ROC curve with the chosen point'>"
+        "<svg viewBox='-12 -4 116 116' role=img aria-label='ROC curve with the chosen point'>"
         "<path d='M0 0V100H100M0 100L100 0' class=axes></path><polyline></polyline>"
-        "<circle r=2.5></circle><text x=50 y=112>1 - specificity</text>"
-        "<text x=-50 y=-6 transform='rotate(-90)'>sensitivity</text></svg>"
+        "<circle r=2.5></circle><text x=50 y=109>1 - specificity</text>"
+        "<text x=-50 y=-5 transform='rotate(-90)'>sensitivity</text></svg>"
         f"</div><script type='application/json'>{_json(list(curves))}</script>"
         f"<script>{_script()}</script></section>"
     )
