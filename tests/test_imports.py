@@ -16,8 +16,8 @@ ALLOWED = {
     "evaluate": (FLAT - {"main", "loop"}) | {"models", "predict"},
     "export": (FLAT - {"main", "loop"}) | {"models", "predict", "evaluate"},
     "aot": (FLAT - {"main", "loop"}) | {"models"},
-    "flat": FLAT | {"models"},
-    "": {"evaluate", "loop", "logs", "predict", "version"},  # the Python interface
+    "flat": FLAT | {"models", ""},
+    "": {"evaluate", "loop", "logs", "predict", "version"},  # the Python interface, for main.py
 }
 # The only way from the loop to evaluation: the figures on the way.
 TO_EVALUATE = {

@@ -29,12 +29,7 @@ _SCORING_FLAGS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m cbam_flax.evaluate",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("cbam_flax.evaluate", __doc__, EXAMPLE)
     what = add_scoring_flags(parser)
     what.add_argument("--compare", nargs="+", help="folders of evaluated runs")
     what.add_argument(
