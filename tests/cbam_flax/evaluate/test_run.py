@@ -9,8 +9,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cbam_flax import checkpoint, provenance, sharding
-from cbam_flax.evaluate import evaluate_workdir, pictures, predict_split, saliency, validation
+from cbam_flax.evaluate import pictures, predict_split, saliency, validation
 from cbam_flax.evaluate import run as run_lib
+from cbam_flax.evaluate.run import evaluate_workdir
 from cbam_flax.input_pipeline import Split
 from cbam_flax.models import create_model
 from cbam_flax.step import TrainState
