@@ -55,6 +55,8 @@ def _logits(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.A
     return eval_step(variables, images, model=model)
 
 
+# Names in metrics.json and of `METHODS` -> names in bundle.json and of predict.
+NAMES = {"attention": "gate", "grad_cam": "grad_cam", "occlusion": "occlusion"}
 METHODS: dict[str, Callable[..., jax.Array | np.ndarray]] = {
     "attention": attention,
     "grad_cam": grad_cam,

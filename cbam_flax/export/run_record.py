@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cbam_flax import provenance
 from cbam_flax.evaluate import folder as evaluation_folder
 from cbam_flax.evaluate.calibration import NOT_FITTED
+from cbam_flax.evaluate.saliency import NAMES
 from cbam_flax.predict.bundle import SCHEMA
 from data_prep.cli import UserError
 from data_prep.files import folders
@@ -265,10 +266,9 @@ def saliency(run: Run) -> dict[str, Any]:
         `pointing` is empty where the evaluation had no boxes or no maps.
     """
     found = (run.metrics or {}).get("localisation") or {"scores": {}, "n": 0}
-    names = {"attention": "gate", "grad_cam": "grad_cam", "occlusion": "occlusion"}
     pointing = {
         name: {key: found["scores"][source]["pointing"][key] for key in ("value", "low", "high")}
-        for source, name in names.items()
+        for source, name in NAMES.items()
         if source in found["scores"]
     }
     best = max(pointing, key=lambda name: pointing[name]["value"], default="grad_cam")

@@ -94,7 +94,8 @@ def map_line(result: Result, bundle: dict[str, Any], method: str) -> str:
     found = scores_of(result, bundle)
     highest = max(found, key=lambda one: one.probability)
     of = f" of {highest.finding}" if len(found) > 1 and method != "gate" else ""
-    return f"map: {saliency.TITLES[method]}{of}; {saliency.merit(bundle, method)}"
+    merit = saliency.merit(bundle, method)
+    return f"map: {saliency.TITLES[method]}{of}, scaled to this image; {merit}"
 
 
 def warning_words(result: Result, bundle: dict[str, Any]) -> list[str]:
@@ -150,9 +151,10 @@ def write_pictures(
     lines = [
         result.image.source.image_id,
         score_line(result, bundle),
-        " - ".join(warning_words(result, bundle)),
         map_line(result, bundle, method),
     ]
+    if words := warning_words(result, bundle):
+        lines.append(f"warnings: {', '.join(words)}")
     picture = overlay.draw(result.image.panel, result.map, result.image.box, lines)
     if overlays:
         path = overlays / f"{result.image.source.image_id}.png"
