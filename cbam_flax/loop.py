@@ -53,11 +53,8 @@ def _train(config: ConfigDict, workdir: str, at_end: contextlib.ExitStack) -> in
     )
 
     # Data: two splits in memory maps, and the order of the training examples.
-    load = functools.partial(
-        input_pipeline.load_split,
-        *(config.data_dir, config.dataset, config.image_size),
-        folds=config.folds,
-        fold=config.fold,
+    load = input_pipeline.open_splits(
+        config.data_dir, config.dataset, config.image_size, config.folds, config.fold
     )
     training, validation = load("train"), load("validation")
     for split in (training, validation):
