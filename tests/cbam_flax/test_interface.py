@@ -55,7 +55,8 @@ def test_a_run_is_trained_continued_and_evaluated(config, tmp_path, monkeypatch,
     assert "best checkpoint: step 2" in told
     assert f"\nreport: {tmp_path}/run/evaluation/test/report.html\n" in told
 
-    assert cbam_flax.train(config, tmp_path / "run")["test"]["auroc"] == metrics["test"]["auroc"]
+    monkeypatch.setattr(cbam_flax.evaluate, "evaluate", lambda workdir, split: {"n": split})
+    assert cbam_flax.train(config, tmp_path / "run") == {"test": {"n": "test"}}
     assert "continuing after step 2 of 2\n" in capfd.readouterr().err
     assert not {"config", "workdir"} & (set(flags.FLAGS) - known)  # TFDS defines one of its own
     assert logging.getLogger().handlers == handlers
