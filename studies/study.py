@@ -73,7 +73,8 @@ class Study:
             fold; that variant stands before.
         helpers: variants that only serve others: they are not judged.
         folds: every variant and seed is trained on each of so many folds; 0: on the own splits.
-        figures: of `cbam_flax.evaluate.statistics`, the first of which decides.
+        figures: of `cbam_flax.evaluate.statistics`, all in [0, 1]; the first decides.
+        cpu_minutes: of a run, as estimated before: the plan.
     """
 
     config: str
@@ -85,6 +86,7 @@ class Study:
     judged: Sequence[Judged] = (Judged("test"),)
     helpers: Sequence[str] = ()
     figures: Sequence[str] = ("auroc", "accuracy", "brier")
+    cpu_minutes: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ BARE = {"model.attention": "none", "model.pooling": "max", "model.context": "non
 
 STUDY = Study(
     config="configs/pneumoniamnist.py",
+    cpu_minutes=1.4,
     common={"model.width": 0.25, "duration.epochs": 5.0},
     variants={
         "described": {},
