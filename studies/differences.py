@@ -11,7 +11,6 @@ import numpy as np
 
 from cbam_flax.evaluate import seeds
 from cbam_flax.evaluate.bootstrap import UNDEFINED, Interval
-from data_prep.cli import UserError
 from data_prep.multiple_testing import holm
 from studies.lines import decode
 from studies.study import Comparison, Study
@@ -53,11 +52,7 @@ class Difference(NamedTuple):
 
 
 class _Side:
-    """The lines of one variant on one set of images, by seed and fold.
-
-    Raises:
-        UserError: they are of two configs.
-    """
+    """The lines of one variant on one set of images, by seed and fold."""
 
     def __init__(self, study: Study, table: Sequence[Line], name: str) -> None:
         self.variant, _, judged = name.partition("@")
@@ -67,11 +62,6 @@ class _Side:
             for line in table
             if (line["variant"], line["judged"]) == (self.variant, self.judged)
         ]
-        if len({line["config_sha256"] for line in lines}) > 1:
-            raise UserError(
-                f"the lines of {name} are of two configs; run the study again, which makes those "
-                f"of its present config"
-            )
         self._folds = max(1, study.folds)
         self._of = {(int(line["seed"]), int(line["fold"])): line for line in lines}
 

@@ -56,16 +56,13 @@ def page(tables: Mapping[str, Sequence[Line]]) -> tuple[str, dict[str, bytes]]:
     """The page, and its pictures by file name.
 
     Args:
-        tables: the lines of each study.
-
-    Raises:
-        UserError: lines that contradict each other.
-    """
-    verdicts, sections, plan, pictures = [], [], [], {}
+        tables: the lines of each study."""
+    verdicts, sections, plan, left_out, pictures = [], [], [], [], {}
     runs = seconds = 0
     for name in study_lib.names():
         study, docstring = study_lib.load(name)
-        table = _present(study, tables.get(name, ()))
+        every = tables.get(name, ())
+        table = _present(study, every)
         own_runs = {(line["variant"], line["seed"], line["fold"]): line for line in table}
         used = sum(int(line["cpu_seconds"]) for line in own_runs.values())
         planned = len(study.seeds) * max(1, study.folds) * len(study.variants)
@@ -73,6 +70,8 @@ def page(tables: Mapping[str, Sequence[Line]]) -> tuple[str, dict[str, bytes]]:
         question = " ".join(docstring.split("\n\n")[0].split())
         hours = planned * study.cpu_minutes / 60
         plan.append(f"| {name} | {question} | {planned} | {hours:.1f} | {len(own_runs)} |")
+        if len(table) < len(every):
+            left_out.append(f"{len(every) - len(table)} lines of {name}")
         if not table:
             continue
         found = differences.differences_of(study, table)
@@ -104,6 +103,8 @@ def page(tables: Mapping[str, Sequence[Line]]) -> tuple[str, dict[str, bytes]]:
         "| study | what it answers | runs | CPU hours | runs done |",
         "|---|---|--:|--:|--:|",
         *plan,
+        *([""] * bool(left_out)),
+        *(f"Left out, since the study has another config now: {one}." for one in left_out),
         *sections,
     ]
     return "\n".join(text) + "\n", pictures
@@ -155,9 +156,13 @@ def _section(
 
 
 def _present(study: Study, table: Sequence[Line]) -> list[Line]:
-    """Without lines of variants and seeds that the study no longer has."""
-    seeds = {str(seed) for seed in study.seeds}
-    return [line for line in table if line["variant"] in study.variants and line["seed"] in seeds]
+    """Without lines of variants, configs and seeds that the study no longer has."""
+    seeds, hashes = {str(seed) for seed in study.seeds}, study_lib.config_hashes(study)
+    return [
+        line
+        for line in table
+        if line["seed"] in seeds and hashes.get(line["variant"]) == line["config_sha256"]
+    ]
 
 
 def _row(study: Study, row: Row) -> str:

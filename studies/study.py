@@ -21,7 +21,7 @@ from data_prep.cli import UserError
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 QUESTIONS = pathlib.Path(__file__).parent / "questions"
 Overrides = Mapping[str, Any]
-_ONE_RUN = {"seed", "fold", "evaluate.at_end", "init.from_run", *config_lib.FREE_ON_RESUME}
+_ONE_RUN = {"seed", "fold", "evaluate.at_end", *config_lib.FREE_ON_RESUME}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Run:
     Attributes:
         flags: of `cbam_flax.main`, but for `--workdir`.
         config: what they mean.
-        config_sha256: of what the runs of a variant share, without paths.
+        config_sha256: of `config_hashes`.
         judged: empty for a helper.
         parent: the name of the run that it starts from, or None.
     """
@@ -138,7 +138,7 @@ def runs_of(study: Study, out: pathlib.Path, data_dir: str) -> Iterator[Run]:
     Raises:
         UserError: a variant sets what the config does not take.
     """
-    hashes = {name: _config_sha256(study, name, data_dir) for name in study.variants}
+    hashes = config_hashes(study)
     for seed in study.seeds:
         for fold in range(max(1, study.folds)):
             end = f"seed{seed}" + f"-fold{fold}" * bool(study.folds)
@@ -156,6 +156,28 @@ def runs_of(study: Study, out: pathlib.Path, data_dir: str) -> Iterator[Run]:
                     judged,
                     f"{parent}-{end}" if parent else None,
                 )
+
+
+def config_hashes(study: Study) -> dict[str, str]:
+    """By variant the hash of what its runs share: the keys that are not at their defaults.
+
+    A new key of the config, at its default, changes no hash; neither do paths and seeds.
+    """
+    default = config_lib.flatten(config_lib.default_config())
+    hashes: dict[str, str] = {}
+    for variant, overrides in study.variants.items():
+        config = config_lib.flatten(parse(config_flags_of(study, overrides, default["data_dir"])))
+        shared = {
+            key: value
+            for key, value in config.items()
+            if key not in _ONE_RUN and value != default.get(key)
+        }
+        if parent := parent_of(overrides):  # not its path, which the flag has
+            shared["init.from_run"] = hashes[parent]
+        if study.folds:
+            shared["folds"] = study.folds
+        hashes[variant] = provenance.sha256_of_json(shared)[:16]
+    return hashes
 
 
 def parent_of(overrides: Overrides) -> str | None:
@@ -191,15 +213,3 @@ def _splits_at_end(judged: Sequence[Judged]) -> tuple[str, ...]:
     """What main itself evaluates; a helper on validation, so that its end can be seen."""
     own = tuple(dict.fromkeys(one.split for one in judged if one.dataset is None))
     return own or ("validation",)
-
-
-def _config_sha256(study: Study, variant: str, data_dir: str) -> str:
-    overrides = dict(study.variants[variant])
-    parent = parent_of(overrides)
-    config = parse(config_flags_of(study, overrides, data_dir))
-    shared = {
-        key: value for key, value in config_lib.flatten(config).items() if key not in _ONE_RUN
-    }
-    shared["folds"] = study.folds
-    start = _config_sha256(study, parent, data_dir) if parent else config.init.from_run
-    return provenance.sha256_of_json(shared | {"init.from_run": start})[:16]

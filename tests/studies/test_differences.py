@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from data_prep.cli import UserError
 from studies import differences
 from studies.study import Comparison, Study
 
@@ -101,11 +100,3 @@ def test_one_seed_gives_no_verdict_and_whole_seeds_only_count(draw_lines):
     [row] = differences.rows_of(folds, halves[:-1])
     assert row.seeds == [0]
     assert row.figures["auroc"]["value"] == pytest.approx(0.85, abs=1e-4)
-
-
-def test_lines_of_two_configs_are_refused(draw_lines):
-    rng = np.random.default_rng(0)
-    table = draw_lines(rng, "old", 0.9, [0, 1])
-    table[0]["config_sha256"] = "another"
-    with pytest.raises(UserError, match=r"old@test are of two configs; run the study again"):
-        differences.rows_of(STUDY, table)

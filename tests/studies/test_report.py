@@ -37,8 +37,12 @@ def test_it_opens_with_the_verdicts_and_says_how_much_was_run(draw_lines, monkey
     )
     monkeypatch.setattr(study, "names", lambda: ["drawn"])
     monkeypatch.setattr(study, "load", lambda name: (asked, "Does it help?\n\nMore."))
+    monkeypatch.setattr(
+        study, "config_hashes", lambda one: {name: f"of {name}" for name in one.variants}
+    )
     table = draw_lines(rng, "old", 0.8, [0, 1]) + draw_lines(rng, "new", 0.9, [0, 1, 2])
     table += draw_lines(rng, "gone", 0.9, [0])
+    table += draw_lines(rng, "later", 0.9, [0, 1], config_sha256="of an earlier config")
     text, pictures = report.page({"drawn": table})
     head, rest = text.split("## The plan")
     assert "Of 5 runs, 0.1 CPU hours." in head
@@ -50,4 +54,5 @@ def test_it_opens_with_the_verdicts_and_says_how_much_was_run(draw_lines, monkey
     assert "| the later one | `later` - `old` | not run yet |" in rest
     assert "| old | batch_size=8 | 2 | 0.8" in rest
     assert "gone" not in text
+    assert "another config now: 3 lines of drawn." in rest
     assert Image.open(io.BytesIO(pictures["results-drawn.png"])).format == "PNG"

@@ -55,6 +55,15 @@ def test_the_hash_is_of_what_is_trained_and_of_nothing_else():
     assert first["base"] != first["child"]
 
 
+def test_a_key_at_its_default_changes_no_hash():
+    def hash_of(**common):
+        found = study.Study(config="configs/demo.py", common=common, variants={"a": {}})
+        return study.config_hashes(found)["a"]
+
+    assert hash_of(**{"augment.mixup": 0.0, "data_dir": "/other"}) == hash_of()
+    assert hash_of(**{"augment.mixup": 0.1}) != hash_of()
+
+
 def test_a_study_that_there_is_not_and_a_key_that_there_is_not():
     with pytest.raises(UserError, match=r"there is no study 'nothing'; give one of ablation, "):
         study.load("nothing")
