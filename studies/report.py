@@ -40,9 +40,9 @@ READING = f"""
   named): the spread over the seeds, with Student's t for their number, and a bootstrap over
   patients (Obuchowski and Rockette 1995, Hillis 2007). Differences are paired by seed, and by image
   where both sides judge the same images. The intervals are not widened for the number of
-  comparisons.
+  comparisons. One seed gives an interval over patients alone, and no verdict.
 - p is adjusted by Holm over all comparisons of the study. Helps and hurts: p below
-  {differences.LEVEL}.
+  {differences.LEVEL}. Not distinguishable is not the same as equal.
 - "could have seen" is the true difference that a study of this size and spread calls a difference
   with {differences.POWER:.0%} probability at that level. Less may be there and not be seen.
 - A line has the figures of its run on {lines.RESAMPLES} resamples of the patients, the same ones
@@ -128,9 +128,14 @@ def _section(
         f"{used / 3600:.1f} CPU hours; {codes} version{'s' * (codes > 1)} of the code."
     ]
     for judged, line in {row.judged: row.line for row in rows}.items():
+        of = (
+            "no patient is named"
+            if line["unit"] == "images"
+            else f"{line['patients']} {line['unit']}"
+        )
         out.append(
             f"Judged on `{judged}`: {line['images']} images, {line['positive']} of them positive, "
-            f"{line['patients']} {line['unit']}; data {line['evaluated_on']}."
+            f"{of}; data {line['evaluated_on']}."
         )
     names = [NAMES[figure] for figure in study.figures]
     out += [
