@@ -16,7 +16,7 @@ from logging import ERROR, INFO, WARNING, LogRecord
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from cbam_flax import command_line
+from cbam_flax import accelerator, command_line
 from data_prep import cli
 from data_prep.files import locks
 
@@ -53,6 +53,8 @@ def main() -> int:
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "cbam_flax", "jax"))
     # Small programs too: those that compile in under a second are a second and a half together.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    if sentence := accelerator.unused_gpu(jax.default_backend()):
+        logging.warning("%s", sentence)
 
     return train_and_evaluate(CONFIG.value, str(WORKDIR.value))
 
