@@ -13,7 +13,7 @@ from clu import periodic_actions
 from etils import epath
 from ml_collections import ConfigDict
 
-from cbam_flax import checkpoint, input_pipeline, lineage, monitor, sharding, transfer
+from cbam_flax import accelerator, checkpoint, input_pipeline, lineage, monitor, sharding, transfer
 from cbam_flax import config as config_lib
 from cbam_flax import optimizer as optimizer_lib
 from cbam_flax import step as step_lib
@@ -44,6 +44,8 @@ def _train(config: ConfigDict, workdir: str, at_end: contextlib.ExitStack) -> in
     config = config.copy_and_resolve_references()
     # The run keeps to the images that it began with, whatever is prepared later.
     config.dataset = input_pipeline.with_variant(config.data_dir, config.dataset, config.image_size)
+    if sentence := accelerator.unused_gpu(jax.default_backend()):
+        logging.warning("%s", sentence)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_divisible(
         mesh,
