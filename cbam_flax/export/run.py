@@ -28,6 +28,8 @@ from data_prep.files import folders
 from data_prep.files.text_files import read_json
 
 TOLERANCE = 1e-4  # the largest difference from the training code that an artefact may show
+OTHER_BRANCH = "jax:cuda"  # of model.stablehlo, for all platforms but CPUs
+RUNS = (*bundle_lib.ARTEFACTS, OTHER_BRANCH)
 
 
 def export_workdir(
@@ -155,40 +157,57 @@ def training_code(
 
 def verify(
     folder: pathlib.Path, images: np.ndarray, expected: dict[str, np.ndarray]
-) -> dict[str, float]:
-    """Runs each artefact in a fresh process and returns its largest difference.
+) -> dict[str, Any]:
+    """Runs each artefact, and each branch of `model.stablehlo`, in a fresh process.
 
     Args:
         folder: holds the artefacts.
         images: float32 (B, S, S, 1).
         expected: what the training code gives for them, as `training_code` returns it.
 
+    Returns:
+        `max_difference` by artefact, and for `model.stablehlo` by platform in `platforms`, with
+        what it was run on: the branch of GPUs and TPUs runs on a CPU too.
+
     Raises:
         UserError: an artefact does not run, or differs by more than `TOLERANCE`.
     """
-    differences = {}
+    found = {}
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor() as pool:
         inputs = pathlib.Path(scratch) / "images.npy"
         np.save(inputs, images)
-        run = functools.partial(_run_alone, folder, inputs)
-        outputs_of_all = pool.map(run, bundle_lib.ARTEFACTS)
-        results = cli.progress(outputs_of_all, "verifying", 3, unit="artefact")
-        for name, outputs in zip(bundle_lib.ARTEFACTS.values(), results, strict=True):
-            difference = max(float(np.abs(outputs[key] - expected[key]).max()) for key in expected)
+        outputs_of_all = pool.map(functools.partial(_run_alone, folder, inputs), RUNS)
+        results = cli.progress(outputs_of_all, "verifying", len(RUNS), unit="run")
+        for run, outputs in zip(RUNS, results, strict=True):
+            found[run] = max(float(np.abs(outputs[key] - expected[key]).max()) for key in expected)
             # Written so that a NaN fails too.
-            if not difference <= TOLERANCE:
+            if not found[run] <= TOLERANCE:
                 raise cli.UserError(
-                    f"{name} differs from the training code by {difference:.2g}, more than "
+                    f"{_of_run(run)} differs from the training code by {found[run]:.2g}, more than "
                     f"{TOLERANCE:g}; nothing was exported"
                 )
-            differences[name] = difference
-    return differences
+    differences = {name: found[runtime] for runtime, name in bundle_lib.ARTEFACTS.items()}
+    platforms = {"cpu": found["jax"]} | dict.fromkeys(("cuda", "tpu"), found[OTHER_BRANCH])
+    return {
+        "max_difference": differences | {"model.stablehlo": max(platforms.values())},
+        "platforms": {
+            name: {"max_difference": value, "run_on": "cpu", "compiled": name == "cpu"}
+            for name, value in platforms.items()
+        },
+    }
+
+
+def _of_run(run: str) -> str:
+    """The artefact that one of `RUNS` runs, in words."""
+    runtime, _, branch = run.partition(":")
+    name = bundle_lib.ARTEFACTS[runtime]
+    return f"what {name} holds for GPUs and TPUs" if branch else name
 
 
 def _run_alone(folder: pathlib.Path, inputs: pathlib.Path, runtime: str) -> dict[str, np.ndarray]:
-    """The outputs of one artefact, from a process that can import nothing of this project."""
-    name = bundle_lib.ARTEFACTS[runtime]
-    outputs = inputs.with_name(f"{runtime}.npz")
+    """The outputs of one of `RUNS`, from a process that can import nothing of this project."""
+    name = bundle_lib.ARTEFACTS[runtime.partition(":")[0]]
+    outputs = inputs.with_name(f"{runtime.replace(':', '-')}.npz")
     process = subprocess.run(
         [
             *(sys.executable, "-P", runtimes.__file__),
@@ -201,7 +220,7 @@ def _run_alone(folder: pathlib.Path, inputs: pathlib.Path, runtime: str) -> dict
     )
     if process.returncode:
         last = (process.stderr.strip().splitlines() or ["no message"])[-1]
-        raise cli.UserError(f"{name} was written but does not run: {last}")
+        raise cli.UserError(f"{_of_run(runtime)} was written but does not run: {last}")
     with np.load(outputs) as arrays:
         return dict(arrays)
 
@@ -245,8 +264,8 @@ def write_bundle(
     calibration = lines(description)
     image_size = description["preprocessing"]["image_size"]
     how = (description.get("ensemble", {}).get("combine", "logit"), description.get("tta"))
-    infer = artefacts.inference_function(members, calibration, *how)
-    artefacts.write(folder, infer, image_size)
+    makers = (artefacts.inference_function, artefacts.function_by_platform)
+    artefacts.write(folder, *(make(members, calibration, *how) for make in makers), image_size)
     images = check_images(image_size)
     expected = training_code(members, calibration, images, *how)
     description |= {
@@ -254,7 +273,7 @@ def write_bundle(
             "tolerance": TOLERANCE,
             "images": len(images),
             "jax": jax.__version__,
-            "max_difference": verify(folder, images, expected),
+            **verify(folder, images, expected),
         }
     }
     (folder / "MODEL_CARD.md").write_text(card(description), encoding="utf-8")
