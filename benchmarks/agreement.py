@@ -47,7 +47,7 @@ def main() -> None:
         function = runtimes.LOADERS[runtime](artefact_path(arguments.bundle, bundle, runtime))
         found = {}
         for size in BATCHES:
-            predictor = Predictor(bundle, function, size)
+            predictor = Predictor(bundle, function, size, runtime)
             found[size] = np.concatenate(
                 [
                     predictor.run(np.stack(chunk), size)["probability"]
