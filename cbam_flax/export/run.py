@@ -264,8 +264,9 @@ def write_bundle(
     calibration = lines(description)
     image_size = description["preprocessing"]["image_size"]
     how = (description.get("ensemble", {}).get("combine", "logit"), description.get("tta"))
-    makers = (artefacts.inference_function, artefacts.function_by_platform)
-    artefacts.write(folder, *(make(members, calibration, *how) for make in makers), image_size)
+    infer = artefacts.inference_function(members, calibration, *how)
+    by_platform = artefacts.function_by_platform(members, calibration, *how)
+    artefacts.write(folder, infer, by_platform, image_size)
     images = check_images(image_size)
     expected = training_code(members, calibration, images, *how)
     description |= {

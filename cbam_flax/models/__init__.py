@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +79,7 @@ def attention_maps(
 
     # The full batch in the head, whose weights are larger than everything before it.
     maps, gates = in_chunks(model, run, images.astype(model.dtype))
-    return head.apply(variables, maps), gates
+    return cast(jax.Array, head.apply(variables, maps)), gates
 
 
 def block_kernel_l2(params: Mapping[str, Any]) -> jax.Array:

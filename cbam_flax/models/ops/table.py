@@ -60,7 +60,7 @@ def _chunk(shape: Sequence[int], features: int) -> int:
     images, height, width, _ = shape
     most = max(CACHED // (height * width * features), 1)
     if is_symbolic_dim(images):
-        return images if planned_batch(shape) <= most else 1
+        return shape[0] if planned_batch(shape) <= most else 1
     return max(n for n in range(1, most + 1) if images % n == 0)
 
 
