@@ -13,16 +13,15 @@ FLAT = {path.stem for path in (ROOT / "cbam_flax").glob("*.py")} - {"__init__"}
 ALLOWED = {
     "models": set(),
     "predict": set(),
-    "evaluate": (FLAT - {"main", "train"}) | {"models", "predict"},
-    "export": (FLAT - {"main", "train"}) | {"models", "predict", "evaluate"},
-    "aot": (FLAT - {"main", "train"}) | {"models"},
-    "flat": FLAT | {"models", ""},  # "": the version, from the package itself
+    "evaluate": (FLAT - {"main", "loop"}) | {"models", "predict"},
+    "export": (FLAT - {"main", "loop"}) | {"models", "predict", "evaluate"},
+    "aot": (FLAT - {"main", "loop"}) | {"models"},
+    "flat": FLAT | {"models", ""},
+    "": {"evaluate", "loop", "logs", "predict", "version"},  # the Python interface, for main.py
 }
-# The only ways from training to evaluation: the figures on the way, and those at the end.
+# The only way from the loop to evaluation: the figures on the way.
 TO_EVALUATE = {
-    ("cbam_flax.train", "cbam_flax.evaluate.validation.validate"),
-    ("cbam_flax.main", "cbam_flax.evaluate.run.conclusion"),
-    ("cbam_flax.main", "cbam_flax.evaluate.run.evaluate_workdir"),
+    ("cbam_flax.loop", "cbam_flax.evaluate.validation.validate"),
 }
 LIGHT = {"models", "predict", "step", "sharding", "optimizer", "augment"}
 HEAVY = {"tensorflow", "tensorflow_datasets", "clu.metric_writers"}

@@ -53,8 +53,8 @@ def test_every_package_and_its_texts_are_listed():
 
 def test_the_version_stands_in_one_place_as_a_literal():
     assert "version" not in PROJECT
-    assert SETUPTOOLS["dynamic"]["version"] == {"attr": "cbam_flax.__version__"}
-    tree = ast.parse((ROOT / "cbam_flax/__init__.py").read_text())
+    assert SETUPTOOLS["dynamic"]["version"] == {"attr": "cbam_flax.version.__version__"}
+    tree = ast.parse((ROOT / "cbam_flax/version.py").read_text())
     [version] = [node.value for node in tree.body if isinstance(node, ast.Assign)]
     assert re.fullmatch(r"\d+\.\d+\.\d+", ast.literal_eval(version))
 

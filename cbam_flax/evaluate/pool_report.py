@@ -1,19 +1,24 @@
 """The page of pooled folds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cbam_flax.evaluate import patients
+from cbam_flax.evaluate import operating_point, patients
 from cbam_flax.evaluate.html_page import flatten, page, picture, table, text, unbroken
 from cbam_flax.evaluate.report import CURVES, NAMES
 
 
-def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+def render(
+    metrics: Mapping[str, Any],
+    pictures: Mapping[str, bytes],
+    curves: Sequence[dict[str, Any]] = (),
+) -> str:
     """The page.
 
     Args:
         metrics: what metrics.json holds.
         pictures: PNG bytes by file name without ending; those missing are left out.
+        curves: the one of `operating_point.curve`, or none.
     """
     of = metrics["pooled"]
     names = NAMES | {
@@ -56,7 +61,13 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         table(("metric", "value", "standard deviation over seeds"), figures),
         "<div class=grid>",
         *(picture(pictures, *curve) for curve in CURVES),
-        "</div><h2>Runs</h2>",
+        "</div>",
+        operating_point.section(
+            curves,
+            "the median of the runs' thresholds, and applies one threshold to the calibrated "
+            "probabilities of all runs together, where the figures above are at each run's own",
+        ),
+        "<h2>Runs</h2>",
         table(("run", "fold", "seed", "positive / images", "AUROC", "threshold"), runs),
         "<h2>Provenance</h2><div class=long>",
         table(("", ""), flatten(metrics["provenance"])),

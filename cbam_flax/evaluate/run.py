@@ -16,6 +16,7 @@ from cbam_flax.evaluate import (
     findings,
     findings_report,
     localisation,
+    operating_point,
     pictures,
     plots,
     report,
@@ -158,10 +159,11 @@ def evaluate_workdir(
         metrics, predictions, evaluated, restored, folder, with_maps=explained > 0
     )
     if with_runs:
-        drawn.pop("training", None)  # of the first run alone
-    page = (findings_report if several else report).render(metrics, drawn)
-    evaluation_folder.write(target, metrics, predictions, drawn, page)
-    pictures.write_to_tensorboard(folder / "tensorboard", restored.step, name, drawn)
+        drawn.files.pop("training", None)  # of the first run alone
+    curves = operating_point.curves(metrics, predictions)
+    page = (findings_report if several else report).render(metrics, drawn, curves)
+    evaluation_folder.write(target, metrics, predictions, drawn.files, page)
+    pictures.write_to_tensorboard(folder / "tensorboard", restored.step, name, drawn.files)
     return metrics
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from cbam_flax.models import CBAMResNet, attention_maps, ops
+from cbam_flax.models import CBAMResNet, highest, infer_with_maps
 from cbam_flax.step import eval_step, scale_images
 
 Variables = dict[str, Any]
@@ -23,49 +23,22 @@ OCCLUSION_GRID = 8  # positions of the square along each side
 
 @functools.partial(jax.jit, static_argnums=0)
 def attention(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.Array:
-    """The spatial gate of the last block that has one.
+    """The spatial gate of the last block.
 
     Raises:
         ValueError: the model has no spatial gate.
     """
-    _, gates = attention_maps(model, variables, scale_images(images))
-    if not gates:
+    gate = infer_with_maps(model, variables, scale_images(images)).gate
+    if gate is None:
         raise ValueError(f"attention={model.attention!r} has no spatial gate")
-    return gates[max(gates)].astype(jnp.float32)
+    return gate
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def grad_cam(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.Array:
-    """Grad-CAM of the last block's output (Selvaraju et al. 2017, equations 1 and 2)."""
-    model = model.clone(remat=False)  # a recomputed block would be intercepted twice
-    layer = f"block{len(model.stages)}"
-
-    def logits_of(added: jax.Array) -> tuple[jax.Array, jax.Array]:
-        seen = []
-
-        def add(
-            method: Callable[..., Any],
-            args: Any,
-            kwargs: Any,
-            context: nn.module.InterceptorContext,
-        ) -> Any:
-            output = method(*args, **kwargs)
-            if context.module.name != layer:
-                return output
-            seen.append(ops.array(output))
-            return output + added
-
-        with nn.intercept_methods(add):
-            logits = eval_step(variables, images, model=model)
-        return logits.sum(), seen[0]
-
-    block_output = jax.eval_shape(logits_of, jnp.zeros(()))[1]
-    # The gradient with respect to an added zero is the gradient with respect to the output.
-    gradient, activation = jax.grad(logits_of, has_aux=True)(
-        jnp.zeros(block_output.shape, block_output.dtype)
-    )
-    weights = gradient.mean(axis=(1, 2), keepdims=True)
-    return nn.relu((weights * activation).sum(axis=-1)).astype(jnp.float32)
+    """Grad-CAM of the last block's output; of several findings for that of the highest logit."""
+    found = infer_with_maps(model, variables, scale_images(images))
+    return found.grad_cam(highest(found.logits))
 
 
 def occlusion(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.Array:

@@ -200,6 +200,12 @@ def describe(run: Run) -> dict[str, Any]:
                 "dtype": "float32",
                 "meaning": "spatial gate of the last block in [0, 1]; 1 x 1 zeros without a gate",
             },
+            "grad_cam": {
+                "shape": ["batch", "height", "width"],
+                "dtype": "float32",
+                "meaning": "Grad-CAM of the last block, from 0"
+                + "; of the finding with the highest probability" * (len(names) > 1),
+            },
             **({"spread": {"shape": shape, **SPREAD}} if "ensemble" in made_of else {}),
         },
         "preprocessing": run.preprocessing,

@@ -2,16 +2,25 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from cbam_flax.models import ops
 from cbam_flax.models.cbam_resnet import CBAMResNet
-from cbam_flax.models.inference import in_chunks, infer, layer_names, part
+from cbam_flax.models.inference import infer
+from cbam_flax.models.ops import ops_for
+from cbam_flax.models.saliency import highest, infer_with_maps
 
-__all__ = ["CBAMResNet", "attention_maps", "block_kernel_l2", "create_model", "infer"]
+__all__ = [
+    "CBAMResNet",
+    "attention_maps",
+    "block_kernel_l2",
+    "create_model",
+    "highest",
+    "infer",
+    "infer_with_maps",
+]
 
 Variables = Mapping[str, Any]
 
@@ -52,7 +61,7 @@ def create_model(
         settings[key] = jnp.dtype(settings[key])
     for key in settings.keys() & {"stages", "dilations"}:
         settings[key] = tuple(settings[key])
-    return CBAMResNet(**settings, stage_ops=ops.ops_for(platform, images_per_device, rows, split))
+    return CBAMResNet(**settings, stage_ops=ops_for(platform, images_per_device, rows, split))
 
 
 def attention_maps(
@@ -64,22 +73,13 @@ def attention_maps(
         Logits as `CBAMResNet` gives them and, per block ("block1", ...), its gate `(B, h, w)` in
         (0, 1) at that block's resolution; an empty dict for a model without spatial gates.
     """
-    model.check(images)
-    names = layer_names(model)
-    body, head = part(model, names[:-1]), part(model, names[-1:])
-
-    def run(images: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        x, sown = body.apply(variables, images, mutable=["intermediates"])
-        gates = {
-            block: modules["cbam"]["spatial"]["gate"][0][..., 0]
-            for block, modules in sown.get("intermediates", {}).items()
-            if "spatial" in modules["cbam"]
-        }
-        return ops.array(x), gates
-
-    # The full batch in the head, whose weights are larger than everything before it.
-    maps, gates = in_chunks(model, run, images.astype(model.dtype))
-    return cast(jax.Array, head.apply(variables, maps)), gates
+    logits, sown = model.apply(variables, images, train=False, mutable=["intermediates"])
+    gates = {
+        block: modules["cbam"]["spatial"]["gate"][0][..., 0]
+        for block, modules in sown.get("intermediates", {}).items()
+        if "spatial" in modules["cbam"]
+    }
+    return logits, gates
 
 
 def block_kernel_l2(params: Mapping[str, Any]) -> jax.Array:

@@ -1,6 +1,5 @@
 """python -m cbam_flax.predict: radiographs, or folders of them -> predictions.csv, rejected.csv."""
 
-import argparse
 import os
 import pathlib
 import sys
@@ -20,12 +19,11 @@ exit status:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m cbam_flax.predict",
-        description="Scores radiographs (DICOM, PNG, JPEG, TIFF) with an exported bundle. "
+    parser = cli.parser(
+        "cbam_flax.predict",
+        "Scores radiographs (DICOM, PNG, JPEG, TIFF) with an exported bundle. "
         "Not for clinical use.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        EXAMPLE,
     )
     parser.add_argument("paths", metavar="PATH", nargs="+", type=pathlib.Path)
     parser.add_argument("--bundle", type=pathlib.Path, required=True, help="from cbam_flax.export")

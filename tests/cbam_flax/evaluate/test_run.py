@@ -9,8 +9,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cbam_flax import checkpoint, provenance, sharding
-from cbam_flax.evaluate import evaluate_workdir, pictures, predict_split, saliency, validation
+from cbam_flax.evaluate import pictures, predict_split, saliency, validation
 from cbam_flax.evaluate import run as run_lib
+from cbam_flax.evaluate.run import evaluate_workdir
 from cbam_flax.input_pipeline import Split
 from cbam_flax.models import create_model
 from cbam_flax.step import TrainState
@@ -55,7 +56,7 @@ def workdir(run, tmp_path):
 @pytest.fixture
 def plain(monkeypatch):
     """Without pictures, which take most of the time, and without the state of the sources."""
-    monkeypatch.setattr(pictures, "draw", lambda *args, **kwargs: {})
+    monkeypatch.setattr(pictures, "draw", lambda *args, **kwargs: pictures.Pictures())
     monkeypatch.setattr(pictures, "write_to_tensorboard", lambda *args: None)
     monkeypatch.setattr(provenance, "code_fingerprint", lambda: "code")
 
@@ -117,6 +118,8 @@ def test_the_folder_is_whole(workdir, data, monkeypatch):
     assert metrics["provenance"]["checkpoint_step"] == 5
     assert not metrics["external"]
     assert list((workdir / "tensorboard").iterdir())
+    page = (workdir / "evaluation" / "test" / "report.html").read_text()
+    assert all(f"id={name}" in page for name in ("operating-point", "mistakes-1", "examples-6"))
 
 
 def test_probabilities_are_the_calibrated_ones(workdir, data, plain):

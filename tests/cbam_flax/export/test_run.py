@@ -33,7 +33,7 @@ def test_equal_artefacts_pass_and_their_differences_are_told(tmp_path, monkeypat
     change = {"onnx": {"probability": np.array([0.2, 0.70003])}}
     monkeypatch.setattr(run, "_run_alone", fake_run(change))
     change["jax:cuda"] = {"attention": np.full((2, 4, 4), 0.50002)}
-    found = run.verify(tmp_path, np.zeros((2, 32, 32, 1), np.float32), EXPECTED)
+    found = run.verify(tmp_path, np.zeros((2, 32, 32, 1), np.float32), EXPECTED, {})
     differences = found["max_difference"]
     assert set(differences) == set(ARTEFACTS.values())
     assert differences["model.onnx"] == pytest.approx(3e-5)
@@ -56,7 +56,7 @@ def test_equal_artefacts_pass_and_their_differences_are_told(tmp_path, monkeypat
 def test_a_mismatch_anywhere_fails_the_export(tmp_path, monkeypatch, runtime, output, value, name):
     monkeypatch.setattr(run, "_run_alone", fake_run({runtime: {output: value}}))
     with pytest.raises(UserError, match=f"{name} differs from the training code"):
-        run.verify(tmp_path, np.zeros((2, 32, 32, 1), np.float32), EXPECTED)
+        run.verify(tmp_path, np.zeros((2, 32, 32, 1), np.float32), EXPECTED, {})
 
 
 def test_an_artefact_that_does_not_run_fails_the_export(tmp_path):
