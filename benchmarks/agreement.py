@@ -30,7 +30,7 @@ def main() -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
 
     from cbam_flax.checkpoint import load_for_inference
-    from cbam_flax.export.run import training_code
+    from cbam_flax.export.verification import training_code
 
     bundle = read_bundle(arguments.bundle)
     sources = reader.find_files([arguments.films])[: arguments.count]

@@ -25,7 +25,7 @@ figure{margin:0;break-inside:avoid}img,svg{max-width:100%;height:auto;display:bl
 th,td{text-align:left;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #ccc;
 vertical-align:top}tr{break-inside:avoid}
 .long :is(th,td){font-size:.8rem}.long td{overflow-wrap:anywhere}small,.small{color:#555}
-details{margin:.5rem 0}summary{cursor:pointer}
+code{white-space:nowrap}details{margin:.5rem 0}summary{cursor:pointer}
 button,input,select{font:inherit}input[type=range]{display:block;width:100%}
 input[type=number]{width:6rem}:focus-visible{outline:3px solid #0072B2;outline-offset:2px}
 svg{max-width:24rem;margin:auto;font-size:5px;text-anchor:middle}

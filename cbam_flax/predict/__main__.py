@@ -4,7 +4,7 @@ import os
 import pathlib
 import sys
 
-from cbam_flax.predict import RUNTIMES, Predictor, dicom_output, reader
+from cbam_flax.predict import RUNTIMES, Predictor, dicom_output, reader, saliency
 from cbam_flax.predict.score_files import earlier_results, output_names, score_files
 from data_prep import cli
 from data_prep.files import folders
@@ -48,6 +48,13 @@ def main() -> int:
         action="store_true",
         help="write a Secondary Capture and a Structured Report of each image (needs highdicom)",
     )
+    parser.add_argument(
+        "--saliency",
+        choices=saliency.TITLES,
+        help="the map in these pictures; occlusion runs the model "
+        f"{saliency.PASSES} times for each image (default: the one that the bundle names, which "
+        "pointed at radiologists' boxes best where it was evaluated)",
+    )
     parser.add_argument("--batch_size", type=int, default=8, help="images at once (8)")
     parser.add_argument(
         "--workers", type=int, default=cli.cores(), help="decoding processes (all cores)"
@@ -77,7 +84,13 @@ def main() -> int:
             arguments.verify_with,
             images=len(sources),
         )
-        summary = score_files(predictor, sources, draft, workers=arguments.workers, **wanted)
+        method = saliency.choose(predictor.bundle, arguments.saliency)
+        summary = score_files(
+            predictor, sources, draft, workers=arguments.workers, method=method, **wanted
+        )
+    if any(wanted.values()):
+        merit = saliency.merit(predictor.bundle, method)
+        print(f"maps: {saliency.TITLES[method]}; {merit}")
     for warning in predictor.bundle.get("warnings", ()):
         print(f"warning of the bundle: {warning}", file=sys.stderr)
     if summary.without_header:

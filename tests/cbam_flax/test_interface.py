@@ -17,6 +17,7 @@ import cbam_flax.loop
 from cbam_flax.predict import Predictor
 from configs import pneumoniamnist
 from data_prep.cli import UserError
+from docs import list_api
 
 LIGHT = """
 import sys
@@ -54,9 +55,10 @@ def test_a_run_is_trained_continued_and_evaluated(config, tmp_path, monkeypatch,
     assert "best checkpoint: step 2" in told
     assert f"\nreport: {tmp_path}/run/evaluation/test/report.html\n" in told
 
-    assert cbam_flax.train(config, tmp_path / "run")["test"]["auroc"] == metrics["test"]["auroc"]
+    monkeypatch.setattr(cbam_flax.evaluate, "evaluate", lambda workdir, split: {"n": split})
+    assert cbam_flax.train(config, tmp_path / "run") == {"test": {"n": "test"}}
     assert "continuing after step 2 of 2\n" in capfd.readouterr().err
-    assert set(flags.FLAGS) == known
+    assert not {"config", "workdir"} & (set(flags.FLAGS) - known)  # TFDS defines one of its own
     assert logging.getLogger().handlers == handlers
 
 
@@ -115,3 +117,9 @@ def test_the_defaults_are_those_of_what_is_called():
     called.pop("with_runs")  # here the further runs in the list
     assert parameters(cbam_flax.evaluate.evaluate) == called
     assert parameters(cbam_flax.load_bundle) == parameters(Predictor.load)
+
+
+def test_the_page_is_what_the_docstrings_give():
+    """If it is not: python -m docs.list_api."""
+    page = pathlib.Path(list_api.__file__).with_name("api.md")
+    assert page.read_text(encoding="utf-8") == list_api.page()

@@ -108,6 +108,16 @@ def test_radiographs_show_boxes_where_they_are(monkeypatch):
     assert np.ptp(overlaid[..., 0]) > 50  # the map shows
     assert np.ptp(figure.axes[0].images[0].get_array()) == 0
     assert figure.axes[0].get_title(loc="left") == "a title"
+    ticks = [label.get_text() for label in figure.axes[2].get_yticklabels()]
+    assert ticks == ["0", "1"]  # of the colour bar
+
+
+def test_a_blank_map_says_why_and_has_no_scale():
+    images = np.full((1, 40, 40), 100, np.uint8)
+    figure = plots.radiographs(images, [np.zeros((0, 4))], {"grad_cam": np.zeros((1, 5, 5))}, ["t"])
+    plain, blank = figure.axes
+    assert (blank.images[0].get_array() == plain.images[0].get_array()).all()
+    assert "nothing in the last block raised the score" in blank.texts[0].get_text()
 
 
 def test_pictures_carry_the_models_maps(predictions, metrics, restored, tmp_path, monkeypatch):
