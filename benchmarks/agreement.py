@@ -39,9 +39,8 @@ def main() -> None:
     squares = np.stack([image.square for image in read])
     restored = load_for_inference(arguments.workdir, bundle["fingerprints"]["checkpoint"]["step"])
     images = squares[..., None].astype(np.float32) / 255
-    expected = training_code([(restored.model, restored.variables)], bundle["calibration"], images)[
-        "probability"
-    ]
+    members = [(restored.model, restored.variables)]
+    expected = training_code(members, bundle["calibration"], images)[0]["probability"]
     print(f"{len(read)} images, probabilities {expected.min():.3f} to {expected.max():.3f}")
     for runtime, name in ARTEFACTS.items():
         function = runtimes.LOADERS[runtime](artefact_path(arguments.bundle, bundle, runtime))

@@ -18,12 +18,12 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
-from cbam_flax import __version__
 from cbam_flax import config as config_lib
 from cbam_flax.checksum import state_hash
 from cbam_flax.models import CBAMResNet, create_model
 from cbam_flax.provenance import sha256_of_json, variables_sha256
 from cbam_flax.step import TrainState
+from cbam_flax.version import __version__
 from data_prep.cli import UserError
 from data_prep.files.text_files import read_json, replace_text
 from data_prep.manifest import PNEUMONIA

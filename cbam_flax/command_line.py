@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 from cbam_flax import config as config_lib
 from cbam_flax.config_keys import KEYS, SWITCH, TEXT
-from data_prep.cli import UserError
+from data_prep.cli import UserError, as_started
 
 
 def parser(module_name: str, needed: Sequence[str]) -> Callable[[list[str]], list[str]]:
@@ -30,7 +30,8 @@ def parser(module_name: str, needed: Sequence[str]) -> Callable[[list[str]], lis
     def parse(argv: list[str]) -> list[str]:
         if {"--help", "-h", "-help"} & set(argv[1:]):
             module = sys.modules[module_name]
-            print(f"{module.__doc__}\nflags:\n{flags.FLAGS.module_help(module)}\n\n{key_help()}")
+            text = f"{module.__doc__}\nflags:\n{flags.FLAGS.module_help(module)}\n\n{key_help()}"
+            print(as_started(text))
             sys.exit(0)
         return parse_flags(flags.FLAGS, argv, needed)
 

@@ -168,6 +168,10 @@ def check(config: ConfigDict) -> None:
     Raises:
         UserError: names the first that does not fit, and what would.
     """
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"the config is {_short(config)}; give what get_config() of a file in configs/ returns"
+        )
     leaves = dict(_leaves(config, stop=KEYS))
     for path, value in leaves.items():
         _check_value(path, value)

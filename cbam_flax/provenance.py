@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cbam_flax import __version__
+from cbam_flax.version import __version__
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGES = ("jax", "flax", "jax2onnx", "onnx", "tensorflow-cpu", "tensorflow", "numpy")

@@ -1,5 +1,6 @@
-"""What every command of both packages shares: errors that the caller can mend, and progress."""
+"""What every command of both packages shares: its parser, errors that can be mended, progress."""
 
+import argparse
 import contextlib
 import errno
 import io
@@ -32,10 +33,38 @@ MENDS = {
 INTERRUPTED = 75  # exit status of what SIGTERM has stopped (EX_TEMPFAIL): run it again to continue
 PROGRESS_SECONDS = 10.0  # between two lines of progress in a log file
 PROGRESS_LINES = 20  # of one piece of work in a log file, at most
+# What `pip install` calls `cbam-NAME`; `main` is `cbam-train`.
+INSTALLED = r"python -m (?:cbam_flax|data_prep)\.(prepare|audit|main|evaluate|export|predict)\b"
 
 
 class UserError(Exception):
     """Something the caller can mend; the message is one sentence that names it and the mend."""
+
+
+def parser(
+    module: str, description: str | None, examples: str, **kwargs: Any
+) -> argparse.ArgumentParser:
+    """The parser of `python -m MODULE`, whose texts keep their lines and name it as it was started.
+
+    Args:
+        examples: shown after the flags.
+        **kwargs: of `argparse.ArgumentParser`.
+    """
+    return argparse.ArgumentParser(
+        prog=as_started(f"python -m {module}"),
+        description=description,
+        epilog=as_started(examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **kwargs,
+    )
+
+
+def as_started(text: str) -> str:
+    """`cbam-predict` for `python -m cbam_flax.predict`, in an installed script and only there."""
+    if not os.path.basename(sys.argv[0]).startswith("cbam-"):
+        return text
+    name = {"main": "train"}
+    return re.sub(INSTALLED, lambda found: f"cbam-{name.get(found[1], found[1])}", text)
 
 
 def run(main: Callable[[], int | None], *, sigterm: int | None = None) -> None:

@@ -24,12 +24,7 @@ EXAMPLE = """example:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.prepare",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("data_prep.prepare", __doc__, EXAMPLE)
     add = parser.add_argument
     add("--dataset", required=True, choices=DATA_SETS)
     add("--raw", action="append", required=True, help="the folder of the images, or the .npz file")

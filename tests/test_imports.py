@@ -7,22 +7,21 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PACKAGES = ("cbam_flax", "data_prep")
+PACKAGES = ("cbam_flax", "data_prep", "studies")
 FLAT = {path.stem for path in (ROOT / "cbam_flax").glob("*.py")} - {"__init__"}
 # What each part of cbam_flax may import of the others; all of them may import data_prep.
 ALLOWED = {
     "models": set(),
     "predict": set(),
-    "evaluate": (FLAT - {"main", "train"}) | {"models", "predict"},
-    "export": (FLAT - {"main", "train"}) | {"models", "predict", "evaluate"},
-    "aot": (FLAT - {"main", "train"}) | {"models"},
-    "flat": FLAT | {"models", ""},  # "": the version, from the package itself
+    "evaluate": (FLAT - {"main", "loop"}) | {"models", "predict"},
+    "export": (FLAT - {"main", "loop"}) | {"models", "predict", "evaluate"},
+    "aot": (FLAT - {"main", "loop"}) | {"models"},
+    "flat": FLAT | {"models", ""},
+    "": {"evaluate", "loop", "logs", "predict", "version"},  # the Python interface, for main.py
 }
-# The only ways from training to evaluation: the figures on the way, and those at the end.
+# The only way from the loop to evaluation: the figures on the way.
 TO_EVALUATE = {
-    ("cbam_flax.train", "cbam_flax.evaluate.validation.validate"),
-    ("cbam_flax.main", "cbam_flax.evaluate.run.conclusion"),
-    ("cbam_flax.main", "cbam_flax.evaluate.run.evaluate_workdir"),
+    ("cbam_flax.loop", "cbam_flax.evaluate.validation.validate"),
 }
 LIGHT = {"models", "predict", "step", "sharding", "optimizer", "augment"}
 HEAVY = {"tensorflow", "tensorflow_datasets", "clu.metric_writers"}
@@ -88,6 +87,12 @@ def test_no_folders_import_each_other():
         part = part_of(module)
         graph.setdefault(part, set()).update({part_of(other) for other in found} - {part})
     assert_no_circle(graph)
+
+
+def test_nothing_imports_the_studies():
+    for module, found in IMPORTS.items():
+        if not module.startswith("studies"):
+            assert not [other for other in found if other.startswith("studies")], module
 
 
 def test_data_prep_imports_nothing_of_cbam_flax():

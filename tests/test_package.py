@@ -16,7 +16,16 @@ from packaging.utils import canonicalize_name
 ROOT = pathlib.Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT, SETUPTOOLS = PYPROJECT["project"], PYPROJECT["tool"]["setuptools"]
-DEVELOPMENT = {"hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"}
+DEVELOPMENT = {
+    "hypothesis",
+    "ipykernel",
+    "mypy",
+    "nbclient",
+    "nbformat",
+    "pytest",
+    "pytest-xdist",
+    "ruff",
+}
 
 
 def requirements(*names: str) -> dict[str, list[Requirement]]:
@@ -53,8 +62,8 @@ def test_every_package_and_its_texts_are_listed():
 
 def test_the_version_stands_in_one_place_as_a_literal():
     assert "version" not in PROJECT
-    assert SETUPTOOLS["dynamic"]["version"] == {"attr": "cbam_flax.__version__"}
-    tree = ast.parse((ROOT / "cbam_flax/__init__.py").read_text())
+    assert SETUPTOOLS["dynamic"]["version"] == {"attr": "cbam_flax.version.__version__"}
+    tree = ast.parse((ROOT / "cbam_flax/version.py").read_text())
     [version] = [node.value for node in tree.body if isinstance(node, ast.Assign)]
     assert re.fullmatch(r"\d+\.\d+\.\d+", ast.literal_eval(version))
 

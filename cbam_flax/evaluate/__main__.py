@@ -5,12 +5,11 @@ and the operating point in it are fitted only on the run's validation split.
 """
 
 import argparse
-import os
 import sys
 
 from absl import logging
 
-from cbam_flax import accelerator
+from cbam_flax import accelerator, logs
 from cbam_flax.evaluate.scoring_flags import add_scoring_flags, check_scoring_flags
 from data_prep import cli
 from data_prep.files import folders
@@ -31,12 +30,7 @@ _SCORING_FLAGS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m cbam_flax.evaluate",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("cbam_flax.evaluate", __doc__, EXAMPLE)
     what = add_scoring_flags(parser)
     what.add_argument("--compare", nargs="+", help="folders of evaluated runs")
     what.add_argument(
@@ -82,8 +76,7 @@ def main() -> None:
     check_flags(args)
     if args.name is not None:
         folders.check_name(args.name)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    logs.quiet_tensorflow()
     # Here, so that --help and a wrong flag return at once.
     import jax
 

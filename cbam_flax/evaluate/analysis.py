@@ -40,7 +40,7 @@ def analyse(
         label, probability, patient, threshold, score=logit, **draws
     )
     raw = statistics.figures_with_intervals(
-        label, scipy.special.expit(logit), patient, 0.5, **draws
+        label, scipy.special.expit(logit), patient, 0.5, names=statistics.ERRORS, **draws
     )
     called = probability >= threshold
     analysis: dict[str, Any] = {
@@ -49,7 +49,7 @@ def analyse(
         **patients.count(predictions),
         "threshold": round(threshold, bootstrap.DECIMALS),
         **found,
-        "uncalibrated": {name: raw[name] for name in ("brier", "log_loss", "ece")},
+        "uncalibrated": raw,
         "confusion": {
             "tp": int(np.sum(called & (label == 1))),
             "fp": int(np.sum(called & (label == 0))),
@@ -94,9 +94,10 @@ def at_prevalence(
     label, patient = predictions["label"], predictions["patient_id"]
     probability = predictions["probability"]
     value = statistics.figures(label, probability, threshold)
-    samples = bootstrap.resample(
-        statistics.figures_statistic(label, probability, threshold), patient, resamples, seed
+    decisions = statistics.figures_statistic(
+        label, probability, threshold, names=statistics.DECISIONS
     )
+    samples = bootstrap.resample(decisions, patient, resamples, seed)
     behind = statistics.patients_behind(label, probability >= threshold, patient)
     sensitivity, specificity = found["sensitivity"], found["specificity"]
     rows = []

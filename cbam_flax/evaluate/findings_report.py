@@ -1,6 +1,6 @@
 """The pictures and the report.html of an evaluation of several findings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,16 @@ from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
 
 from cbam_flax.checkpoint import Restored
-from cbam_flax.evaluate import ensemble, html_page, patients, pictures, plots, report, saliency
+from cbam_flax.evaluate import (
+    ensemble,
+    html_page,
+    operating_point,
+    patients,
+    pictures,
+    plots,
+    report,
+    saliency,
+)
 from cbam_flax.evaluate.html_page import table, text, unbroken
 from cbam_flax.evaluate.predict_split import Predictions, of_finding
 from cbam_flax.input_pipeline import Split
@@ -33,8 +42,8 @@ def draw(
     workdir: Any,
     *,
     with_maps: bool,
-) -> dict[str, bytes]:
-    """PNG bytes by name; the arguments are those of `pictures.draw`."""
+) -> pictures.Pictures:
+    """All pictures that the data allow; the arguments are those of `pictures.draw`."""
     figures: dict[str, Figure] = {}
     if metrics["mean"]["of"]:
         figures = {
@@ -45,9 +54,10 @@ def draw(
     log = workdir / "metrics.jsonl"
     if log.exists():
         figures["training"] = plots.training(read_scalars(log), restored.step)
+    radiographs = {}
     if with_maps:
-        figures["examples"] = _examples(metrics, predictions, split, restored)
-    return {name: pictures.to_png(figure) for name, figure in figures.items()}
+        radiographs["examples"] = _examples(metrics, predictions, split, restored)
+    return pictures.together(figures, radiographs)
 
 
 def forest(metrics: Metrics) -> Figure:
@@ -109,7 +119,7 @@ def _reliability(axes: Axes, one: Predictions, _: Metrics) -> None:
 
 def _examples(
     metrics: Metrics, predictions: Predictions, split: Split, restored: Restored
-) -> Figure:
+) -> list[tuple[str, bytes]]:
     """Random images with the gate of the last block, which is the same for all findings."""
     chosen = np.random.default_rng(0).permutation(len(split))[:EXAMPLES]
     names = np.array(list(metrics["findings"]))
@@ -124,15 +134,18 @@ def _examples(
         positive = ", ".join(names[predictions["label"][row] == 1]) or "none"
         told = ", ".join(f"{names[i]} {probability[i]:.2f}" for i in likely)
         titles.append(f"labelled: {positive}\nmodel: {told}\n{predictions['image_id'][row]}")
-    return plots.radiographs(images, list(split.columns["boxes"][chosen]), maps, titles)
+    return pictures.one_by_one(images, list(split.columns["boxes"][chosen]), maps, titles)
 
 
-def render(metrics: Metrics, drawn: Mapping[str, bytes]) -> str:
+def render(
+    metrics: Metrics, drawn: pictures.Pictures, curves: Sequence[dict[str, Any]] = ()
+) -> str:
     """The page: the mean, one table of all findings, curves, and details where asked for.
 
     Args:
         metrics: what metrics.json holds.
-        drawn: PNG bytes by file name without ending; those missing are left out.
+        drawn: pictures by name; those missing are left out.
+        curves: of `operating_point.curve`, one for each finding that is judged.
     """
     synthetic = "SYNTHETIC images: " if metrics["data"]["synthetic"] else ""
     title = f"{synthetic}{metrics['dataset']}, {metrics['split']}: {len(metrics['findings'])} "
@@ -151,15 +164,16 @@ def render(metrics: Metrics, drawn: Mapping[str, bytes]) -> str:
         "<p>Sensitivity and specificity are at the finding's own threshold on its calibrated "
         "probability; threshold and calibration were fitted only on the run's validation "
         "split.</p>",
-        html_page.picture(drawn, *report.FINDINGS),
-        *(html_page.picture(drawn, *picture) for picture in CURVES),
+        html_page.picture(drawn.files, *report.FINDINGS),
+        *(html_page.picture(drawn.files, *picture) for picture in CURVES),
+        operating_point.section(curves, "the finding's operating point in the table above"),
         _means(metrics),
         "<h2>Each finding in detail</h2>",
         *(_details(name, found) for name, found in metrics["findings"].items() if found["n"]),
-        html_page.picture(drawn, *report.RADIOGRAPHS[1]),
+        html_page.radiographs(*report.RADIOGRAPHS[1], drawn.radiographs.get("examples", ())),
         report.data_section(metrics),
         report.ancestors_section(metrics),
-        html_page.picture(drawn, *report.TRAINING),
+        html_page.picture(drawn.files, *report.TRAINING),
         report.provenance_section(metrics),
     ]
     return html_page.page(title, parts)
@@ -178,7 +192,7 @@ def _headline(metrics: Metrics) -> str:
         f"<div><div>{name}</div><div class=headline>{value}</div><small>{note}</small></div>"
         for name, value, note in cards
     )
-    return f"<div class=grid>{''.join(divisions)}</div>"
+    return f"<div class='grid headlines'>{''.join(divisions)}</div>"
 
 
 def _overview(metrics: Metrics) -> str:

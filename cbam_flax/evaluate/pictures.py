@@ -1,7 +1,8 @@
 """All pictures of an evaluation, as PNG files and in TensorBoard."""
 
+import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -18,6 +19,19 @@ RANDOM = 3  # images of each class
 SHOWN_MAPS = ("attention", "grad_cam")
 
 
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """What was drawn of an evaluation.
+
+    Attributes:
+        files: PNG bytes by name.
+        radiographs: of the files that show radiographs, each of these alone: title and PNG bytes.
+    """
+
+    files: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    radiographs: dict[str, list[tuple[str, bytes]]] = dataclasses.field(default_factory=dict)
+
+
 def draw(
     metrics: Mapping[str, Any],
     predictions: Mapping[str, np.ndarray],
@@ -26,8 +40,8 @@ def draw(
     workdir: Any,
     *,
     with_maps: bool,
-) -> dict[str, bytes]:
-    """PNG bytes by name, without pictures that the data do not allow.
+) -> Pictures:
+    """All pictures that the data allow.
 
     Args:
         predictions: in the order of the split.
@@ -49,14 +63,28 @@ def draw(
     log = workdir / "metrics.jsonl"
     if log.exists():
         figures["training"] = plots.training(read_scalars(log), restored.step)
+    radiographs = {}
     if with_maps:
         for name, chosen in (
             ("mistakes", confident_mistakes(predictions, metrics["threshold"])),
             ("examples", random_examples(predictions)),
         ):
             if chosen.size:
-                figures[name] = _radiographs(predictions, chosen, split, restored)
-    return {name: to_png(figure) for name, figure in figures.items()}
+                radiographs[name] = _radiographs(predictions, chosen, split, restored)
+    return together(figures, radiographs)
+
+
+def together(
+    figures: Mapping[str, Figure], radiographs: dict[str, list[tuple[str, bytes]]]
+) -> Pictures:
+    """The figures as PNG, and the radiographs also in one file each, one below the other."""
+    files = {name: to_png(figure) for name, figure in figures.items()}
+    for name, each in radiographs.items():
+        below: list[Any] = [
+            cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR) for _, png in each
+        ]
+        files[name] = cv2.imencode(".png", np.concatenate(below))[1].tobytes()
+    return Pictures(files, radiographs)
 
 
 def confident_mistakes(predictions: Mapping[str, np.ndarray], threshold: float) -> np.ndarray:
@@ -77,7 +105,7 @@ def random_examples(predictions: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def _radiographs(
     predictions: Mapping[str, np.ndarray], chosen: np.ndarray, split: Split, restored: Restored
-) -> Figure:
+) -> list[tuple[str, bytes]]:
     methods = [name for name in SHOWN_MAPS if name in saliency.methods_of(restored.model)]
     images = split.images[chosen]
     maps = {m: saliency.maps(m, restored.model, restored.variables, images) for m in methods}
@@ -87,7 +115,23 @@ def _radiographs(
         f"{predictions['image_id'][i]}"
         for i in chosen
     ]
-    return plots.radiographs(images, split.columns["boxes"][chosen], maps, titles)
+    return one_by_one(images, split.columns["boxes"][chosen], maps, titles)
+
+
+def one_by_one(
+    images: np.ndarray,
+    boxes: Sequence[np.ndarray],
+    maps: Mapping[str, np.ndarray],
+    titles: Sequence[str],
+) -> list[tuple[str, bytes]]:
+    """Title and PNG of each image; the arguments are those of `plots.radiographs`."""
+    found = []
+    for i, title in enumerate(titles):
+        one = slice(i, i + 1)
+        of_one = {name: values[one] for name, values in maps.items()}
+        figure = plots.radiographs(images[one], boxes[one], of_one, [title])
+        found.append((title, to_png(figure)))
+    return found
 
 
 def to_png(figure: Figure) -> bytes:

@@ -10,12 +10,16 @@ import numpy as np
 import scipy.special
 import sklearn.metrics
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from sklearn.calibration import calibration_curve
 
 from cbam_flax.evaluate import bootstrap, statistics
+from cbam_flax.evaluate.saliency import NAMES
 from cbam_flax.predict import overlay
+from cbam_flax.predict.saliency import BLANK, TITLES
 
 Columns = Mapping[str, np.ndarray]
 BLUE, ORANGE, CYAN, GREY = "#0072B2", "#E69F00", "#56B4E9", "#666666"
@@ -176,36 +180,41 @@ def radiographs(
     Args:
         images: uint8 (n, S, S).
         boxes: n arrays (k, 4) of ymin, xmin, ymax, xmax in [0, 1].
-        maps: by name, (n, h, w), each scaled to its own range.
+        maps: by the name of their method, (n, h, w), each scaled to its own range.
         titles: n lines.
     """
-    names = ["", *maps]
-    n, width = len(images), len(names)
-    figure = Figure(figsize=(5, (5 / width + 0.35) * n), dpi=DPI, layout="constrained")
-    for row, line in zip(figure.subplots(n, width, squeeze=False), range(n), strict=True):
+    n, width = len(images), 1 + len(maps)
+    figure = Figure(figsize=(6, (5.4 / width + 0.35) * n), dpi=DPI, layout="constrained")
+    square = np.array([0.0, 0.0, 1.0, 1.0])
+    for line, row in enumerate(figure.subplots(n, width, squeeze=False)):
         image = np.repeat(images[line][..., None], 3, axis=2)
-        for axes, name in zip(row, names, strict=True):
-            picture = image
-            if name in maps:
-                each = maps[name][line].astype(np.float32)
-                each = (each - each.min()) / max(np.ptp(each), 1e-6)
-                square = np.array([0.0, 0.0, 1.0, 1.0])
-                picture = overlay.blend(image, overlay.place(each, square, image.shape[:2]))
-            axes.imshow(picture)
+        row[0].imshow(image)
+        row[0].set_title(titles[line], fontsize=7, loc="left")
+        for axes, (name, of_all) in zip(row[1:], maps.items(), strict=True):
+            method = NAMES[name]
+            each, low, high = overlay.scaled(of_all[line])
+            axes.imshow(overlay.blend(image, overlay.place(each, square, image.shape[:2])))
+            legend = TITLES[method]
+            if low == high:
+                legend = "no map: " + BLANK[method].replace(": ", ":\n")
+            else:
+                _scale(axes, low, high)
+            axes.text(0.02, 0.02, legend, color="white", fontsize=6, transform=axes.transAxes)
+        for axes in row:
             for ymin, xmin, ymax, xmax in boxes[line] * len(image):
                 sides = {"width": xmax - xmin, "height": ymax - ymin}
                 axes.add_patch(Rectangle((xmin - 0.5, ymin - 0.5), **sides, fill=False, ec=CYAN))
             axes.set_axis_off()
-            axes.text(
-                0.02,
-                0.02,
-                name.replace("_", "-"),
-                color="white",
-                fontsize=7,
-                transform=axes.transAxes,
-            )
-        row[0].set_title(titles[line], fontsize=7, loc="left")
     return figure
+
+
+def _scale(axes: Axes, low: float, high: float) -> None:
+    """A colour bar, of the colours of `overlay.blend`, with its smallest and largest value."""
+    ramp = np.linspace(0, 1, 256, dtype=np.float32)[None]
+    colours = overlay.blend(np.full((1, 256, 3), overlay.BEHIND), ramp)[0] / 255
+    scale = ScalarMappable(Normalize(low, high), ListedColormap(colours))
+    bar = axes.figure.colorbar(scale, ax=axes, ticks=[low, high], shrink=0.6, aspect=12, pad=0.03)
+    bar.ax.set_yticklabels([f"{low:.2g}", f"{high:.2g}"], fontsize=6)
 
 
 def shown(figure: Mapping[str, float | None]) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.special
 
 from cbam_flax.evaluate import (
     analysis,
@@ -18,6 +19,7 @@ from cbam_flax.evaluate import (
     compare,
     fold_runs,
     folder,
+    operating_point,
     patients,
     pictures,
     plots,
@@ -97,7 +99,12 @@ def pool(
             "precision_recall": pictures.to_png(plots.precision_recall(ranked, metrics)),
         }
     rows = {key: np.concatenate([run.predictions[key] for run in runs]) for key in whole}
-    folder.write(target, metrics, rows, drawn, pool_report.render(metrics, drawn))
+    curves = []
+    if 0 < metrics["n_positive"] < metrics["n"]:
+        probability = scipy.special.expit(rows["calibrated"])
+        at = float(np.median([run.metrics["threshold"] for run in runs]))
+        curves = [operating_point.curve("", rows["label"], probability, at)]
+    folder.write(target, metrics, rows, drawn, pool_report.render(metrics, drawn, curves))
     return metrics | {"report": str(target / "report.html")}
 
 

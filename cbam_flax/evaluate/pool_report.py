@@ -1,27 +1,37 @@
 """The page of pooled folds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cbam_flax.evaluate import patients
-from cbam_flax.evaluate.html_page import flatten, page, picture, table, text, unbroken
-from cbam_flax.evaluate.report import CURVES, NAMES
+from cbam_flax.evaluate import operating_point, patients
+from cbam_flax.evaluate.html_page import page, picture, table, text, unbroken
+from cbam_flax.evaluate.report import CURVES, NAMES, provenance_section
 
 
-def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+def render(
+    metrics: Mapping[str, Any],
+    pictures: Mapping[str, bytes],
+    curves: Sequence[dict[str, Any]] = (),
+) -> str:
     """The page.
 
     Args:
         metrics: what metrics.json holds.
         pictures: PNG bytes by file name without ending; those missing are left out.
+        curves: the one of `operating_point.curve`, or none.
     """
     of = metrics["pooled"]
     names = NAMES | {
         "auroc": "AUROC of all calibrated probabilities together",
         "auroc_mean_of_folds": "mean of the AUROCs within the folds",
     }
+    deviations = metrics["sd_over_seeds"]  # None of one seed
+    head = ("metric", "value", *(["standard deviation over seeds"] if deviations else []))
     figures = [
-        (names.get(name, name), unbroken(figure), _deviation(metrics, name))
+        (
+            *(names.get(name, name), unbroken(figure)),
+            *([f"{deviations[name]:.3f}"] if deviations else []),
+        )
         for name, figure in metrics.items()
         if isinstance(figure, dict) and figure.keys() == {"value", "low", "high"}
     ]
@@ -53,18 +63,17 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         "<p>Every run was calibrated on its own validation split, and calls are made at its own "
         "threshold. The scores of different models are on one scale only as far as calibration "
         "brings them there; the mean within the folds does not depend on that.</p>",
-        table(("metric", "value", "standard deviation over seeds"), figures),
+        table(head, figures),
         "<div class=grid>",
         *(picture(pictures, *curve) for curve in CURVES),
-        "</div><h2>Runs</h2>",
-        table(("run", "fold", "seed", "positive / images", "AUROC", "threshold"), runs),
-        "<h2>Provenance</h2><div class=long>",
-        table(("", ""), flatten(metrics["provenance"])),
         "</div>",
+        operating_point.section(
+            curves,
+            "the median of the runs' thresholds, and applies one threshold to the calibrated "
+            "probabilities of all runs together, where the figures above are at each run's own",
+        ),
+        "<h2>Runs</h2>",
+        table(("run", "fold", "seed", "positive / images", "AUROC", "threshold"), runs),
+        provenance_section(metrics),
     ]
     return page(title, parts)
-
-
-def _deviation(metrics: Mapping[str, Any], name: str) -> str:
-    deviations = metrics["sd_over_seeds"]
-    return "one seed" if deviations is None else f"{deviations[name]:.3f}"

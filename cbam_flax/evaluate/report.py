@@ -3,12 +3,13 @@
 The pictures are the folder's PNG files, inlined; the rest comes from metrics.json.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cbam_flax import lineage
-from cbam_flax.evaluate import ensemble, html_page, patients
+from cbam_flax.evaluate import ensemble, html_page, operating_point, patients
 from cbam_flax.evaluate.html_page import flatten, page, table, text, unbroken
+from cbam_flax.evaluate.pictures import Pictures
 from cbam_flax.folds import division
 
 # File, heading, and alternative text.
@@ -23,8 +24,8 @@ FOREST = ("subgroups", "AUROC by subgroup", "AUROC of each subgroup with its int
 FINDINGS = ("findings", "AUROC by finding", "AUROC of each finding with its interval")
 TRAINING = ("training", "Training", "training loss and validation AUROC by step")
 RADIOGRAPHS = (
-    ("mistakes", "Confident mistakes", "images with the most confident errors, with saliency maps"),
-    ("examples", "Examples drawn at random", "random images with the model's saliency maps"),
+    ("mistakes", "Confident mistakes", "radiograph with a confident error and saliency maps"),
+    ("examples", "Examples drawn at random", "radiograph drawn at random and saliency maps"),
 )
 NAMES = {
     "auroc": "AUROC",
@@ -42,15 +43,18 @@ FIGURES = (
 )  # fmt: skip
 
 
-def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+def render(
+    metrics: Mapping[str, Any], drawn: Pictures, curves: Sequence[dict[str, Any]] = ()
+) -> str:
     """The page.
 
     Args:
         metrics: what metrics.json holds.
-        pictures: PNG bytes by file name without ending; those missing are left out.
+        drawn: pictures by name; those missing are left out.
+        curves: the one of `operating_point.curve`, or none.
     """
-    drawn = "SYNTHETIC images: " if metrics["data"]["synthetic"] else ""
-    title = f"{drawn}{metrics['dataset']}, {metrics['split']}"
+    synthetic = "SYNTHETIC images: " if metrics["data"]["synthetic"] else ""
+    title = f"{synthetic}{metrics['dataset']}, {metrics['split']}"
     prevalence = metrics["n_positive"] / metrics["n"]
     parts = [
         f"<h1>{text(title)}</h1>",
@@ -64,16 +68,20 @@ def render(metrics: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         "<h2>Metrics</h2>",
         _figures(metrics),
         "<div class=grid>",
-        *(html_page.picture(pictures, *picture) for picture in CURVES),
+        *(html_page.picture(drawn.files, *picture) for picture in CURVES),
         "</div>",
+        operating_point.section(curves, "the operating point of the figures above"),
         _baselines(metrics),
         _subgroups(metrics),
-        html_page.picture(pictures, *FOREST),
+        html_page.picture(drawn.files, *FOREST),
         _localisation(metrics),
-        *(html_page.picture(pictures, *picture) for picture in RADIOGRAPHS),
+        *(
+            html_page.radiographs(*group, drawn.radiographs.get(group[0], ()))
+            for group in RADIOGRAPHS
+        ),
         data_section(metrics),
         ancestors_section(metrics),
-        html_page.picture(pictures, *TRAINING),
+        html_page.picture(drawn.files, *TRAINING),
         provenance_section(metrics),
     ]
     return page(title, parts)
@@ -93,7 +101,7 @@ def _headline(metrics: Mapping[str, Any]) -> str:
         gain = unbroken(metrics["baselines"][best]["gain"])
         cards.append(("AUROC above the best shortcut", gain, f"which is {best}"))
     return (
-        "<div class=grid>"
+        "<div class='grid headlines'>"
         + "".join(
             f"<div><div>{name}</div><div class=headline>{value}</div><small>{note}</small></div>"
             for name, value, note in cards

@@ -9,89 +9,55 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
-from cbam_flax.models import CBAMResNet, attention_maps, ops
+from cbam_flax.models import CBAMResNet, highest, infer_with_maps
+from cbam_flax.predict.saliency import occlusion as map_of_occlusion
 from cbam_flax.step import eval_step, scale_images
 
 Variables = dict[str, Any]
-OCCLUDER = 0.25  # side of the occluding square, of the image's
-OCCLUSION_GRID = 8  # positions of the square along each side
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def attention(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.Array:
-    """The spatial gate of the last block that has one.
+    """The spatial gate of the last block.
 
     Raises:
         ValueError: the model has no spatial gate.
     """
-    _, gates = attention_maps(model, variables, scale_images(images))
-    if not gates:
+    gate = infer_with_maps(model, variables, scale_images(images)).gate
+    if gate is None:
         raise ValueError(f"attention={model.attention!r} has no spatial gate")
-    return gates[max(gates)].astype(jnp.float32)
+    return gate
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def grad_cam(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.Array:
-    """Grad-CAM of the last block's output (Selvaraju et al. 2017, equations 1 and 2)."""
-    model = model.clone(remat=False)  # a recomputed block would be intercepted twice
-    layer = f"block{len(model.stages)}"
-
-    def logits_of(added: jax.Array) -> tuple[jax.Array, jax.Array]:
-        seen = []
-
-        def add(
-            method: Callable[..., Any],
-            args: Any,
-            kwargs: Any,
-            context: nn.module.InterceptorContext,
-        ) -> Any:
-            output = method(*args, **kwargs)
-            if context.module.name != layer:
-                return output
-            seen.append(ops.array(output))
-            return output + added
-
-        with nn.intercept_methods(add):
-            logits = eval_step(variables, images, model=model)
-        return logits.sum(), seen[0]
-
-    block_output = jax.eval_shape(logits_of, jnp.zeros(()))[1]
-    # The gradient with respect to an added zero is the gradient with respect to the output.
-    gradient, activation = jax.grad(logits_of, has_aux=True)(
-        jnp.zeros(block_output.shape, block_output.dtype)
-    )
-    weights = gradient.mean(axis=(1, 2), keepdims=True)
-    return nn.relu((weights * activation).sum(axis=-1)).astype(jnp.float32)
+    """Grad-CAM of the last block's output; of several findings for that of the highest logit."""
+    found = infer_with_maps(model, variables, scale_images(images))
+    return found.grad_cam(highest(found.logits))
 
 
-def occlusion(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.Array:
-    """How far the logit falls when a square of the image's mean grey covers each position
-    (Zeiler and Fergus 2014, section 4.2); 0 where it rises."""
-    size = images.shape[1]
-    pixel = (jnp.arange(size) + 0.5) / size
-    centre = (jnp.arange(OCCLUSION_GRID) + 0.5) / OCCLUSION_GRID
-    near = jnp.abs(pixel[None, :] - centre[:, None]) <= OCCLUDER / 2  # (grid, S)
+def occlusion(model: CBAMResNet, variables: Variables, images: np.ndarray) -> np.ndarray:
+    """How far the logit falls when a square covers each position, as in predict; of several
+    findings the highest logit."""
+    chosen = np.asarray(highest(_logits(model, variables, images)))
 
-    covered = [row[:, None] & column[None, :] for row in near for column in near]
-    logits = jnp.stack([_logits_without(model, variables, images, mask) for mask in covered])
-    fall = _logits_without(model, variables, images, jnp.zeros_like(covered[0])) - logits
-    return nn.relu(fall).T.reshape(-1, OCCLUSION_GRID, OCCLUSION_GRID)
+    def logits(images: np.ndarray) -> np.ndarray:
+        found = np.asarray(_logits(model, variables, images))
+        return (found * chosen).reshape(len(images), -1).sum(axis=1)
+
+    return map_of_occlusion(logits, images)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _logits_without(
-    model: CBAMResNet, variables: Variables, images: jax.Array, covered: jax.Array
-) -> jax.Array:
-    """Logits (B,) with the image's mean grey where `covered`, bool (S, S), is True."""
-    grey = images.mean(axis=(1, 2), keepdims=True).astype(images.dtype)
-    return eval_step(variables, jnp.where(covered, grey, images), model=model)
+def _logits(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.Array:
+    return eval_step(variables, images, model=model)
 
 
-METHODS: dict[str, Callable[..., jax.Array]] = {
+# Names in metrics.json and of `METHODS` -> names in bundle.json and of predict.
+NAMES = {"attention": "gate", "grad_cam": "grad_cam", "occlusion": "occlusion"}
+METHODS: dict[str, Callable[..., jax.Array | np.ndarray]] = {
     "attention": attention,
     "grad_cam": grad_cam,
     "occlusion": occlusion,

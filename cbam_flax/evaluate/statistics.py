@@ -4,7 +4,7 @@ scikit-learn gives the plain metrics; the bootstrap needs the weighted versions,
 resamples at once. Everything is float64.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,10 @@ from cbam_flax.evaluate import bootstrap
 from cbam_flax.evaluate.bootstrap import Interval, Statistic, Weights
 
 ECE_BINS = 15
+RANKING = ("auroc", "average_precision")
+ERRORS = ("brier", "log_loss", "ece")
+DECISIONS = ("sensitivity", "specificity", "ppv", "npv", "f1", "accuracy")
+FIGURES = RANKING + ERRORS + DECISIONS
 
 
 def figures(
@@ -68,38 +72,65 @@ def figures_statistic(
     probability: np.ndarray,
     threshold: float | np.ndarray,
     score: np.ndarray | None = None,
+    names: Collection[str] = FIGURES,
 ) -> Statistic:
     """`figures` as a statistic of weights (r, n); equal to scikit-learn's `sample_weight`.
 
     The threshold may be one for each image.
+
+    Args:
+        names: the figures that are needed; others may be among the result.
     """
-    curve = curve_statistic(label, probability if score is None else score)
-    called = probability >= threshold
-    clipped = np.clip(probability, np.finfo(float).eps, 1 - np.finfo(float).eps)
-    sums_of = np.stack(
-        [
-            label * called,
-            (1 - label) * called,
-            label * ~called,
-            (1 - label) * ~called,
-            (probability - label) ** 2,
-            -np.where(label == 1, np.log(clipped), np.log1p(-clipped)),
-        ],
-        axis=1,
-    )
-    gap_by_bin = np.eye(ECE_BINS)[_bins(probability)] * (probability - label)[:, None]
+    makers = {
+        RANKING: lambda: _ranking_statistic(label, probability if score is None else score),
+        ERRORS: lambda: _error_statistic(label, probability),
+        DECISIONS: lambda: _decision_statistic(label, probability >= threshold),
+    }
+    parts = [make() for of, make in makers.items() if not set(of).isdisjoint(names)]
+    return lambda weights: {k: v for part in parts for k, v in part(weights).items()}
+
+
+def _ranking_statistic(label: np.ndarray, score: np.ndarray) -> Statistic:
+    curve = curve_statistic(label, score)
 
     def statistic(weights: Weights) -> dict[str, np.ndarray]:
-        tp, fp, fn, tn, squares, logs = (weights @ sums_of).T
-        total = weights.sum(axis=1)
         true, false = curve(weights)
         found = np.diff(true, axis=1, prepend=0) * _ratio(true, true + false)
         return {
             "auroc": _area(true, false),
             "average_precision": _ratio(np.nansum(found, axis=1), true[:, -1]),
+        }
+
+    return statistic
+
+
+def _error_statistic(label: np.ndarray, probability: np.ndarray) -> Statistic:
+    gap = probability - label
+    clipped = np.clip(probability, np.finfo(float).eps, 1 - np.finfo(float).eps)
+    losses = np.stack([gap**2, -np.where(label == 1, np.log(clipped), np.log1p(-clipped))], axis=1)
+    bins = _bins(probability)
+
+    def statistic(weights: Weights) -> dict[str, np.ndarray]:
+        total = weights.sum(axis=1)
+        squares, logs = (weights @ losses).T
+        by_bin = [np.bincount(bins, weights=row * gap, minlength=ECE_BINS) for row in weights]
+        return {
             "brier": _ratio(squares, total),
             "log_loss": _ratio(logs, total),
-            "ece": _ratio(np.abs(weights @ gap_by_bin).sum(axis=1), total),
+            "ece": _ratio(np.abs(by_bin).sum(axis=1), total),
+        }
+
+    return statistic
+
+
+def _decision_statistic(label: np.ndarray, called: np.ndarray) -> Statistic:
+    cells = np.stack([label * called, (1 - label) * called, label * ~called], axis=1) * 1.0
+
+    def statistic(weights: Weights) -> dict[str, np.ndarray]:
+        total = weights.sum(axis=1)
+        tp, fp, fn = (weights @ cells).T
+        tn = total - tp - fp - fn
+        return {
             "sensitivity": _ratio(tp, tp + fn),
             "specificity": _ratio(tn, tn + fp),
             "ppv": _ratio(tp, tp + fp),
@@ -123,13 +154,16 @@ def curve_statistic(
     """Weights (r, n) -> weighted true and false positives (r, g), falling over the g distinct
     scores: sorted once here, then only sums for each resample."""
     order = np.argsort(-score, kind="stable")
-    starts = np.flatnonzero(np.diff(score[order], prepend=np.inf))
+    # Of equal scores the last one: there all of them have been counted.
+    last = np.flatnonzero(np.diff(score[order], append=-np.inf))
     positive = label[order]
 
     def curve(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
         ordered = weights[:, order]
-        called = np.add.reduceat(ordered, starts, axis=1).cumsum(axis=1)
-        true = np.add.reduceat(ordered * positive, starts, axis=1).cumsum(axis=1)
+        called = ordered.cumsum(axis=1)
+        true = np.multiply(ordered, positive, out=ordered).cumsum(axis=1)
+        if last.size < order.size:
+            called, true = called[:, last], true[:, last]
         return true, called - true
 
     return curve
@@ -143,19 +177,22 @@ def figures_with_intervals(
     resamples: int = bootstrap.RESAMPLES,
     seed: int = 0,
     score: np.ndarray | None = None,
+    names: Collection[str] = FIGURES,
 ) -> dict[str, Interval]:
-    """Every figure of `figures` with its interval over patients."""
+    """The figures of `figures` with these names, each with its interval over patients."""
     samples = bootstrap.resample(
-        figures_statistic(label, probability, threshold, score), patient_id, resamples, seed
+        figures_statistic(label, probability, threshold, score, names), patient_id, resamples, seed
     )
     values = figures(label, probability, threshold, score)
-    # Resampling inflates ECE as much as sampling did, so its resamples say how far off the metric
-    # may be, but not in which direction: both are used.
-    samples["ece"] = np.append(samples["ece"], np.maximum(0, 2 * values["ece"] - samples["ece"]))
+    if "ece" in names:
+        # Resampling inflates ECE as much as sampling did, so its resamples say how far off the
+        # metric may be, but not in which direction: both are used.
+        ece = samples["ece"]
+        samples["ece"] = np.append(ece, np.maximum(0, 2 * values["ece"] - ece))
     patients = patients_behind(label, probability >= threshold, patient_id)
     return {
-        name: bootstrap.share_interval(value, samples[name], patients[name])
-        for name, value in values.items()
+        name: bootstrap.share_interval(values[name], samples[name], patients[name])
+        for name in names
     }
 
 

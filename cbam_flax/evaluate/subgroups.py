@@ -53,6 +53,7 @@ def subgroup_figures(
             resamples,
             seed,
             score=predictions["logit"][mask],
+            names=FIGURES,
         )
         classes = [len(np.unique(patient[label == value])) for value in (0, 1)]
         rows.append(
@@ -63,7 +64,7 @@ def subgroup_figures(
                 "n_positive": int(label.sum()),
                 "n_patients": len(np.unique(patient)),
                 "small": min(classes) < SMALL,
-                **{name: found[name] for name in FIGURES},
+                **found,
             }
         )
     return rows

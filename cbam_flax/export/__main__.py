@@ -1,6 +1,5 @@
 """python -m cbam_flax.export: checkpoint -> inference bundle."""
 
-import argparse
 import logging
 import os
 import pathlib
@@ -15,11 +14,10 @@ EXAMPLE = """examples:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m cbam_flax.export",
-        description="Writes the best checkpoint of a run as an inference bundle and verifies it.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = cli.parser(
+        "cbam_flax.export",
+        "Writes the best checkpoint of a run as an inference bundle and verifies it.",
+        EXAMPLE,
     )
     add_scoring_flags(parser)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the bundle to write")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from cbam_flax.models.cbam_resnet import CBAMResNet
 
-OUTPUTS = ("probability", "attention", "spread")
+OUTPUTS = ("probability", "attention", "grad_cam", "spread")
 Member: TypeAlias = tuple["CBAMResNet", dict[str, Any]]  # a model and its variables
 PLATFORMS = ("cpu", "cuda", "tpu")
 SOURCE_FOLDERS = r".*/(?=[^/]+/[^/]+$)"  # all but the last: models/attention.py
@@ -29,12 +29,19 @@ def inference_function(
 ) -> Callable[["jax.Array"], dict[str, "jax.Array"]]:
     """What every artefact computes, with the parameters as constants.
 
-    The function takes images, float32 (B, S, S, 1) in [0, 1], and returns `probability` (B,) =
-    sigmoid(scale * logit + bias), or (B, k) of several findings with float32 (k,) `scale` and
-    `bias`, and `attention` (B, h, w), the last block's spatial gate in [0, 1], all zeros with
-    h = w = 1 for a model without one; both float32. Of several members the logit is combined as
-    `evaluate.ensemble.combined` does it, the gate is the mean (zeros unless all have one), and
-    there is also `spread`, shaped as the probability, as in `evaluate.ensemble.spread`.
+    The function takes images, float32 (B, S, S, 1) in [0, 1], and returns, all float32:
+
+    - `probability` (B,) = sigmoid(scale * logit + bias), or (B, k) of several findings with float32
+      (k,) `scale` and `bias`. Of several members the logit is combined as
+      `evaluate.ensemble.combined` does it.
+    - `attention` (B, h, w), the last block's spatial gate in [0, 1], of several members the mean;
+      all zeros with h = w = 1 unless all have one.
+    - `grad_cam` (B, h, w), Grad-CAM of the last block's output for the logit, of several members
+      the mean; of several findings for the one with the highest probability.
+    - `spread`, of several members only: as in `evaluate.ensemble.spread`, shaped as the
+      probability.
+
+    The maps are of the image as it is, also with `tta`.
 
     Args:
         members: models with their variables.
@@ -43,35 +50,33 @@ def inference_function(
     import jax
     import jax.numpy as jnp
 
-    from cbam_flax.models import attention_maps
+    from cbam_flax.models import highest, infer_with_maps
 
-    def score(member: Member, images: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-        logits, maps = attention_maps(*member, images)
-        if tta:
-            flipped, _ = attention_maps(*member, images[:, :, ::-1])
-            logits = (logits + flipped) / 2
-        return logits, maps[max(maps)] if maps else None
-
-    def calibrated(logits: jax.Array) -> jax.Array:
-        return jax.nn.sigmoid(calibration["scale"] * logits + calibration["bias"])
+    def line(logits: jax.Array) -> jax.Array:
+        return calibration["scale"] * logits + calibration["bias"]
 
     def infer(images: jax.Array) -> dict[str, jax.Array]:
-        # Full float32 on GPU and TPU too, where the default would be TF32 or bfloat16 passes.
-        with jax.default_matmul_precision("highest"):
-            scores = [score(member, images) for member in members]
-        logits = [logit for logit, _ in scores]
-        gates = [gate for _, gate in scores if gate is not None]
+        found = [infer_with_maps(*member, images) for member in members]
+        logits = [one.logits for one in found]
+        if tta:
+            flipped = [infer_with_maps(*member, images[:, :, ::-1]).logits for member in members]
+            logits = [(logit + other) / 2 for logit, other in zip(logits, flipped, strict=True)]
+        score = line(_combined(logits, combine))
+        explained = highest(score)
+        gates = [one.gate for one in found if one.gate is not None]
         if len(gates) < len(members):
             gates = [jnp.zeros((images.shape[0], 1, 1))]
         outputs = {
-            "probability": calibrated(_combined(logits, combine)),
+            "probability": jax.nn.sigmoid(score),
             "attention": jnp.stack(gates).mean(axis=0),
+            "grad_cam": jnp.stack([one.grad_cam(explained) for one in found]).mean(axis=0),
         }
         if len(members) > 1:
-            outputs["spread"] = calibrated(jnp.stack(logits)).std(axis=0)
+            outputs["spread"] = jax.nn.sigmoid(line(jnp.stack(logits))).std(axis=0)
         return {name: output.astype(jnp.float32) for name, output in outputs.items()}
 
-    return infer
+    # Full float32 on GPU and TPU too, where the default would be TF32 or bfloat16 passes.
+    return jax.default_matmul_precision("highest")(infer)
 
 
 def _combined(logits: Sequence["jax.Array"], combine: str) -> "jax.Array":
@@ -112,19 +117,27 @@ def write_onnx(path: pathlib.Path, infer: Callable[..., Any], image_size: int) -
     import jax
     import onnx
     from jax2onnx import to_onnx
+    from jax2onnx.plugins.jax.lax import conv
 
+    # The gradient of a convolution reads the kernel with its channels swapped. The converter can
+    # transpose any layout, but its table lacks the name of this one.
+    conv._FILTER_LAYOUT_MAP.setdefault((2, 3, 0, 1), "HWOI")
     # It warns about shapes that it leaves out; onnxruntime infers them.
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)
-    one = jax.ShapeDtypeStruct((1, image_size, image_size, 1), np.float32)
-    names = [name for name in OUTPUTS if name in jax.eval_shape(infer, one)]
+    shape = jax.export.symbolic_shape(f"batch, {image_size}, {image_size}, 1")
+    images = jax.ShapeDtypeStruct(shape, np.float32)
+    # Traced here, because jax2onnx traces with layers of its own, which have no gradient.
+    traced, outputs = jax.make_jaxpr(infer, return_shape=True)(images)
+    names = [name for name in OUTPUTS if name in outputs]
 
     def ordered(images: Any) -> tuple[Any, ...]:
-        outputs = infer(images)
-        return tuple(outputs[name] for name in names)
+        values = jax.core.eval_jaxpr(traced.jaxpr, traced.consts, images)
+        found = jax.tree.unflatten(jax.tree.structure(outputs), values)
+        return tuple(found[name] for name in names)
 
     model = to_onnx(
         ordered,
-        [("batch", image_size, image_size, 1)],
+        [images],
         model_name="cbam_flax",
         input_names=["images"],
         output_names=names,

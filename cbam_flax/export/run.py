@@ -13,13 +13,15 @@ from typing import Any
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from cbam_flax.evaluate import ensemble
 from cbam_flax.export import artefacts
 from cbam_flax.export.model_card import model_card
 from cbam_flax.export.run_record import describe, read_run
-from cbam_flax.models import attention_maps, create_model
+from cbam_flax.models import CBAMResNet, create_model, infer_with_maps
 from cbam_flax.predict import bundle as bundle_lib
 from cbam_flax.predict import runtimes, schema, signature
 from cbam_flax.predict.scores import findings
@@ -126,42 +128,61 @@ def training_code(
     images: np.ndarray,
     combine: str = "logit",
     tta: str | None = None,
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """What evaluation computes for float32 images (B, S, S, 1): the models, and the rest in numpy.
 
     Independent of `artefacts.inference_function`, so that a mistake there shows as a difference.
+
+    Returns:
+        The outputs, and what a difference of 1 means for those that have no range of their own:
+        of `grad_cam` the largest value before its ReLU, on either side of zero.
     """
     views = [images, images[:, :, ::-1]] if tta else [images]
-    logits, gates = [], []
+    logits = []
     for model, variables in members:
         apply = jax.jit(model.apply)
         of_views = [np.asarray(apply(variables, view), np.float64) for view in views]
         logits.append(np.mean(of_views, axis=0))
-        _, maps = jax.jit(functools.partial(attention_maps, model))(variables, images)
-        gates.append(maps.get("block4"))
+
+    def line(logit: np.ndarray) -> np.ndarray:
+        return calibration["scale"] * logit + calibration["bias"]
+
+    score = line(ensemble.combined(np.stack(logits), combine))
+    explained = np.eye(score.shape[1])[score.argmax(axis=1)] if score.ndim > 1 else score**0
+    gates, maps = zip(*(_maps(*member, images, explained) for member in members), strict=True)
+    for_it, against_it = np.mean(maps, axis=0)
     without_gate = any(gate is None for gate in gates)
-
-    def calibrated(logit: np.ndarray) -> np.ndarray:
-        return 1 / (1 + np.exp(-(calibration["scale"] * logit + calibration["bias"])))
-
     outputs = {
-        "probability": calibrated(ensemble.combined(np.stack(logits), combine)),
+        "probability": scipy.special.expit(score),
         "attention": np.zeros((len(images), 1, 1)) if without_gate else np.mean(gates, axis=0),
+        "grad_cam": for_it,
     }
     if len(members) > 1:
-        outputs["spread"] = np.std([calibrated(logit) for logit in logits], axis=0)
-    return outputs
+        outputs["spread"] = np.std(scipy.special.expit(line(np.stack(logits))), axis=0)
+    return outputs, {"grad_cam": float(max(for_it.max(), against_it.max()))}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _maps(
+    model: CBAMResNet, variables: dict[str, Any], images: jax.Array, explained: jax.Array
+) -> tuple[jax.Array | None, jax.Array]:
+    """The gate, and Grad-CAM of what raises and of what lowers the score, (2, B, h, w)."""
+    found = infer_with_maps(model, variables, images)
+    return found.gate, jnp.stack([found.grad_cam(explained), found.grad_cam(-explained)])
 
 
 def verify(
-    folder: pathlib.Path, images: np.ndarray, expected: dict[str, np.ndarray]
+    folder: pathlib.Path,
+    images: np.ndarray,
+    expected: dict[str, np.ndarray],
+    units: dict[str, float],
 ) -> dict[str, float]:
     """Runs each artefact in a fresh process and returns its largest difference.
 
     Args:
         folder: holds the artefacts.
         images: float32 (B, S, S, 1).
-        expected: what the training code gives for them, as `training_code` returns it.
+        expected, units: what the training code gives for them, as `training_code` returns it.
 
     Raises:
         UserError: an artefact does not run, or differs by more than `TOLERANCE`.
@@ -174,7 +195,10 @@ def verify(
         outputs_of_all = pool.map(run, bundle_lib.ARTEFACTS)
         results = cli.progress(outputs_of_all, "verifying", 3, unit="artefact")
         for name, outputs in zip(bundle_lib.ARTEFACTS.values(), results, strict=True):
-            difference = max(float(np.abs(outputs[key] - expected[key]).max()) for key in expected)
+            difference = max(
+                float(np.abs(outputs[key] - value).max()) / (units.get(key) or 1)
+                for key, value in expected.items()
+            )
             # Written so that a NaN fails too.
             if not difference <= TOLERANCE:
                 raise cli.UserError(
@@ -248,13 +272,13 @@ def write_bundle(
     infer = artefacts.inference_function(members, calibration, *how)
     artefacts.write(folder, infer, image_size)
     images = check_images(image_size)
-    expected = training_code(members, calibration, images, *how)
+    expected, units = training_code(members, calibration, images, *how)
     description |= {
         "verification": {
             "tolerance": TOLERANCE,
             "images": len(images),
             "jax": jax.__version__,
-            "max_difference": verify(folder, images, expected),
+            "max_difference": verify(folder, images, expected, units),
         }
     }
     (folder / "MODEL_CARD.md").write_text(card(description), encoding="utf-8")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cbam_flax import provenance
 from cbam_flax.evaluate import folder as evaluation_folder
 from cbam_flax.evaluate.calibration import NOT_FITTED
+from cbam_flax.evaluate.saliency import NAMES
 from cbam_flax.predict.bundle import SCHEMA
 from data_prep.cli import UserError
 from data_prep.files import folders
@@ -200,6 +201,12 @@ def describe(run: Run) -> dict[str, Any]:
                 "dtype": "float32",
                 "meaning": "spatial gate of the last block in [0, 1]; 1 x 1 zeros without a gate",
             },
+            "grad_cam": {
+                "shape": ["batch", "height", "width"],
+                "dtype": "float32",
+                "meaning": "Grad-CAM of the last block, from 0"
+                + "; of the finding with the highest probability" * (len(names) > 1),
+            },
             **({"spread": {"shape": shape, **SPREAD}} if "ensemble" in made_of else {}),
         },
         "preprocessing": run.preprocessing,
@@ -207,6 +214,7 @@ def describe(run: Run) -> dict[str, Any]:
         "scope": SCOPE,
         **made_of,
         "evaluation": run.metrics and run.metrics["name"],
+        "saliency": saliency(run),
         "warnings": warnings(run),
         "grey_range": run.manifest["splits"]["train"].get("grey_range"),
         "fingerprints": {
@@ -248,6 +256,23 @@ def _fitted(run: Run, names: Sequence[str]) -> dict[str, Any]:
     return {
         key: dict(zip(names, values, strict=True)) for key, values in zip(keys, each, strict=True)
     }
+
+
+def saliency(run: Run) -> dict[str, Any]:
+    """The map that predict shows: the one that pointed at boxes best, else Grad-CAM.
+
+    Returns:
+        `method`, and of each method its pointing game with interval and over how many `images`;
+        `pointing` is empty where the evaluation had no boxes or no maps.
+    """
+    found = (run.metrics or {}).get("localisation") or {"scores": {}, "n": 0}
+    pointing = {
+        name: {key: found["scores"][source]["pointing"][key] for key in ("value", "low", "high")}
+        for source, name in NAMES.items()
+        if source in found["scores"]
+    }
+    best = max(pointing, key=lambda name: pointing[name]["value"], default="grad_cam")
+    return {"method": best, "pointing": pointing, "images": found["n"]}
 
 
 def warnings(run: Run) -> list[str]:

@@ -10,8 +10,17 @@ import jax.numpy as jnp
 from cbam_flax.models.cbam_resnet import CBAMResNet
 from cbam_flax.models.inference import infer
 from cbam_flax.models.ops import ops_for
+from cbam_flax.models.saliency import highest, infer_with_maps
 
-__all__ = ["CBAMResNet", "attention_maps", "block_kernel_l2", "create_model", "infer"]
+__all__ = [
+    "CBAMResNet",
+    "attention_maps",
+    "block_kernel_l2",
+    "create_model",
+    "highest",
+    "infer",
+    "infer_with_maps",
+]
 
 Variables = Mapping[str, Any]
 

@@ -5,7 +5,6 @@ writes one .npz with the model's config and every array under its Flax path. No 
 that a Keras file may contain, is read.
 """
 
-import argparse
 import json
 import os
 import re
@@ -175,12 +174,7 @@ def load_imported(path: str | os.PathLike) -> tuple[CBAMResNet, dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m cbam_flax.models.keras_import",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("cbam_flax.models.keras_import", __doc__, EXAMPLE)
     parser.add_argument("model", metavar="MODEL.h5", help="a Keras model or its weights, as HDF5")
     parser.add_argument("--out", required=True, metavar="FILE.npz", help="where to write")
     arguments = parser.parse_args()

@@ -1,6 +1,5 @@
 """Parameters and forward FLOPs of a model, stage by stage."""
 
-import argparse
 import ast
 import math
 from typing import Any, NamedTuple
@@ -106,12 +105,7 @@ def _parse_setting(text: str) -> tuple[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m cbam_flax.models.table",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("cbam_flax.models.table", __doc__, EXAMPLE)
     parser.add_argument("--image_size", type=int, default=224, help="height and width, in pixels")
     parser.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="keys of config.model, as in configs/"

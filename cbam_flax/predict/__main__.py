@@ -1,10 +1,9 @@
 """python -m cbam_flax.predict: radiographs, or folders of them -> predictions.csv, rejected.csv."""
 
-import argparse
 import pathlib
 import sys
 
-from cbam_flax.predict import RUNTIMES, Predictor, dicom_output, reader
+from cbam_flax.predict import RUNTIMES, Predictor, dicom_output, reader, saliency
 from cbam_flax.predict.score_files import earlier_results, output_names, score_files
 from data_prep import cli
 from data_prep.files import folders
@@ -19,12 +18,11 @@ exit status:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m cbam_flax.predict",
-        description="Scores radiographs (DICOM, PNG, JPEG, TIFF) with an exported bundle. "
+    parser = cli.parser(
+        "cbam_flax.predict",
+        "Scores radiographs (DICOM, PNG, JPEG, TIFF) with an exported bundle. "
         "Not for clinical use.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        EXAMPLE,
     )
     parser.add_argument("paths", metavar="PATH", nargs="+", type=pathlib.Path)
     parser.add_argument("--bundle", type=pathlib.Path, required=True, help="from cbam_flax.export")
@@ -43,6 +41,13 @@ def main() -> int:
         "--dicom_output",
         action="store_true",
         help="write a Secondary Capture and a Structured Report of each image (needs highdicom)",
+    )
+    parser.add_argument(
+        "--saliency",
+        choices=saliency.TITLES,
+        help="the map in these pictures; occlusion runs the model "
+        f"{saliency.PASSES} times for each image (default: the one that the bundle names, which "
+        "pointed at radiologists' boxes best where it was evaluated)",
     )
     parser.add_argument("--batch_size", type=int, default=8, help="images at once (8)")
     parser.add_argument(
@@ -68,7 +73,13 @@ def main() -> int:
         predictor = Predictor.load(
             arguments.bundle, arguments.runtime, arguments.batch_size, arguments.verify_with
         )
-        summary = score_files(predictor, sources, draft, workers=arguments.workers, **wanted)
+        method = saliency.choose(predictor.bundle, arguments.saliency)
+        summary = score_files(
+            predictor, sources, draft, workers=arguments.workers, method=method, **wanted
+        )
+    if any(wanted.values()):
+        merit = saliency.merit(predictor.bundle, method)
+        print(f"maps: {saliency.TITLES[method]}; {merit}")
     for warning in predictor.bundle.get("warnings", ()):
         print(f"warning of the bundle: {warning}", file=sys.stderr)
     if summary.without_header:

@@ -124,7 +124,7 @@ def secondary_capture(source: Dataset, picture: np.ndarray, bundle: dict[str, An
         study_time=source.StudyTime or None,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set=source.SpecificCharacterSet,
-        series_description=f"Attention overlay, {NOTICE}",
+        series_description=f"Saliency overlay, {NOTICE}",
         manufacturer_model_name=MAKER,
         software_versions=version(bundle),
     )
@@ -132,7 +132,7 @@ def secondary_capture(source: Dataset, picture: np.ndarray, bundle: dict[str, An
     capture["PatientOrientation"].value = None
     capture.BodyPartExamined = "CHEST"
     capture.ImageComments = f"{NOTICE}. Made by a research model."
-    capture.DerivationDescription = f"Image, image under an attention map, and score. {NOTICE}."
+    capture.DerivationDescription = f"Image, image under a saliency map, and score. {NOTICE}."
     original = Dataset()
     original.ReferencedSOPClassUID = source.SOPClassUID
     original.ReferencedSOPInstanceUID = source.SOPInstanceUID

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cbam_flax.predict import dicom_output, overlay
+from cbam_flax.predict import dicom_output, overlay, saliency
 from cbam_flax.predict.reader import Decoded
 from cbam_flax.predict.scores import Score, findings, scores
 from data_prep import cli
@@ -34,15 +34,15 @@ class Result:
     Attributes:
         flags: what in its header puts the image out of scope; empty when in scope.
         probability: calibrated; (k,) where the bundle has several findings.
-        attention: float32 (h, w) over the square that the model saw.
         spread: of an ensemble, the standard deviation of its members' probabilities, shaped alike.
+        map: float32 (h, w) over the square that the model saw; None if no picture is wanted.
     """
 
     image: Decoded
     flags: list[str]
     probability: float | np.ndarray
-    attention: np.ndarray
     spread: float | np.ndarray | None = None
+    map: np.ndarray | None = None
 
 
 def columns(bundle: dict[str, Any]) -> tuple[str, ...]:
@@ -84,6 +84,20 @@ def score_line(result: Result, bundle: dict[str, Any]) -> str:
     return f"scores of {len(found)} findings: {', '.join(each)}"
 
 
+def map_line(result: Result, bundle: dict[str, Any], method: str) -> str:
+    """Which map is shown and what it is worth, or why there is none to see."""
+    assert result.map is not None
+    if method == "gate" and result.map.size == 1:
+        return "no map: this model has no spatial gate"
+    if not np.ptp(result.map):
+        return f"no map: {saliency.BLANK[method]}"
+    found = scores_of(result, bundle)
+    highest = max(found, key=lambda one: one.probability)
+    of = f" of {highest.finding}" if len(found) > 1 and method != "gate" else ""
+    merit = saliency.merit(bundle, method)
+    return f"map: {saliency.TITLES[method]}{of}, scaled to this image; {merit}"
+
+
 def warning_words(result: Result, bundle: dict[str, Any]) -> list[str]:
     """What makes the prediction doubtful, a word each: LEAK, SHORTCUT, SMALL, SYNTHETIC, ...
 
@@ -119,22 +133,29 @@ def row(result: Result, bundle: dict[str, Any]) -> tuple[Any, ...]:
 def write_pictures(
     result: Result,
     bundle: dict[str, Any],
+    method: str,
     *,
     overlays: pathlib.Path | None,
     dicom: pathlib.Path | None,
 ) -> bool:
     """Writes the overlay as PNG and as DICOM with its report, into the folders that are given.
 
+    Args:
+        method: of the result's map.
+
     Returns:
         False when DICOM was wanted but the header has no identifiers to refer to.
     """
     assert result.image.panel is not None
+    assert result.map is not None
     lines = [
         result.image.source.image_id,
         score_line(result, bundle),
-        " - ".join(warning_words(result, bundle)),
+        map_line(result, bundle, method),
     ]
-    picture = overlay.draw(result.image.panel, result.attention, result.image.box, lines)
+    if words := warning_words(result, bundle):
+        lines.append(f"warnings: {', '.join(words)}")
+    picture = overlay.draw(result.image.panel, result.map, result.image.box, lines)
     if overlays:
         path = overlays / f"{result.image.source.image_id}.png"
         with cli.naming(path):

@@ -126,6 +126,21 @@ def _is_ensemble(value: Any) -> bool:
     )
 
 
+def _is_saliency(value: Any) -> bool:
+    methods = ("gate", "grad_cam", "occlusion")
+    pointing = value.get("pointing") if isinstance(value, dict) else None
+    if not isinstance(pointing, dict) or value.get("method") not in methods:
+        return False
+    share = _between(0, 1)
+    return all(
+        method in methods
+        and isinstance(figure, dict)
+        and all(share(figure.get(key)) for key in ("value", "low", "high"))
+        and _is_whole(value.get("images"))
+        for method, figure in pointing.items()
+    )
+
+
 def _is_sha256(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
@@ -207,4 +222,8 @@ OPTIONAL: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: value is None or _is_ensemble(value),
     ),
     "tta": ("flip", lambda value: value in (None, "flip")),
+    "saliency": (
+        "a method (gate, grad_cam, occlusion) and the pointing game of each on a number of images",
+        lambda value: value is None or _is_saliency(value),
+    ),
 }

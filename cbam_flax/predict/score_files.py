@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from cbam_flax.predict import reader, results
+from cbam_flax.predict import reader, results, saliency
 from cbam_flax.predict.predictor import Predictor
 from cbam_flax.predict.scope import out_of_scope
 from data_prep import cli
@@ -39,9 +39,11 @@ def score_files(
     workers: int,
     overlays: bool = False,
     dicom: bool = False,
+    method: str = "gate",
 ) -> Summary:
     """Scores every readable file and writes what was asked for into the folder `out`.
 
+    `method` is of the maps in the pictures (`saliency.choose`).
     While the model runs on a batch, the next one is decoded in other processes and the results
     of the previous one are written.
     """
@@ -53,10 +55,11 @@ def score_files(
     preprocessing = predictor.bundle["preprocessing"]
     tasks = [reader.Task(source, preprocessing, bool(folders)) for source in sources]
     batches = reader.batches(reader.read_files(tasks, workers), size)
-    score = functools.partial(score_batch, predictor, size)
+    score = functools.partial(score_batch, predictor, size, method=method if folders else None)
     write = functools.partial(
         results.write_pictures,
         bundle=predictor.bundle,
+        method=method,
         overlays=folders.get("overlays"),
         dicom=folders.get("dicom"),
     )
@@ -106,15 +109,24 @@ def earlier_results(out: pathlib.Path) -> folders.Files:
 
 
 def score_batch(
-    predictor: Predictor, size: int, batch: Sequence[reader.Decoded | reader.Refused]
+    predictor: Predictor,
+    size: int,
+    batch: Sequence[reader.Decoded | reader.Refused],
+    method: str | None = None,
 ) -> tuple[list[results.Result], list[reader.Refused]]:
-    """The predictions for the images of a batch of at most `size`, and its refusals."""
+    """The predictions for the images of a batch of at most `size`, and its refusals.
+
+    Args:
+        method: of the maps; None for no maps.
+    """
     images = [item for item in batch if isinstance(item, reader.Decoded)]
     refused = [item for item in batch if isinstance(item, reader.Refused)]
     if not images:
         return [], refused
-    outputs = predictor.run(np.stack([image.square for image in images]), size)
-    bundle = predictor.bundle
+    squares = np.stack([image.square for image in images])
+    bundle, run = predictor.bundle, functools.partial(predictor.run, size=size)
+    outputs = run(squares)
+    maps = saliency.maps(bundle, method, run, squares, outputs) if method else None
 
     def flags(image: reader.Decoded) -> list[str]:
         grey = never_seen(image.greys, bundle.get("grey_range"))
@@ -126,8 +138,8 @@ def score_batch(
             image,
             flags(image),
             outputs["probability"][i],
-            outputs["attention"][i],
             None if spreads is None else spreads[i],
+            None if maps is None else maps[i],
         )
         for i, image in enumerate(images)
     ], refused

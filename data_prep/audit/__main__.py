@@ -35,7 +35,7 @@ The options are those with which data_prep.prepare makes the data set."""
 
 
 def parse_args() -> argparse.Namespace:
-    which = argparse.ArgumentParser("python -m data_prep.audit", add_help=False, allow_abbrev=False)
+    which = cli.parser("data_prep.audit", None, "", add_help=False, allow_abbrev=False)
     which.add_argument("--dataset", choices=DATA_SETS, default="rsna")
     dataset = which.parse_known_args()[0].dataset
     parser = _rsna_parser() if dataset == "rsna" else _table_parser()
@@ -50,17 +50,8 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def _parser(epilog: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog="python -m data_prep.audit",
-        description=__doc__,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
 def _table_parser() -> argparse.ArgumentParser:
-    parser = _parser(TABLE_EXAMPLE)
+    parser = cli.parser("data_prep.audit", __doc__, TABLE_EXAMPLE)
     parser.add_argument("--raw", action="append", required=True, help="the folder of the images")
     parser.add_argument("--split", choices=("patient", "official"), help="as for prepare")
     parser.set_defaults(mapping=None)  # a flag of prepare's for another data set
@@ -69,7 +60,7 @@ def _table_parser() -> argparse.ArgumentParser:
 
 
 def _rsna_parser() -> argparse.ArgumentParser:
-    parser = _parser(EXAMPLE)
+    parser = cli.parser("data_prep.audit", __doc__, EXAMPLE)
     add = parser.add_argument
     add("--raw", required=True, help="the challenge's folder")
     add("--mapping", required=True, help="the mapping to patients: its file, or 'download'")

@@ -1,18 +1,16 @@
 """python -m data_prep.synthetic: synthetic chest radiographs, stored like the RSNA challenge."""
 
-import argparse
 import os
 import pathlib
 
-from data_prep.cli import run
+from data_prep import cli
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.synthetic",
-        description="Writes synthetic chest radiographs as DICOM, stored like the RSNA challenge.",
-        epilog="example:\n  python -m data_prep.synthetic --out=data/synthetic --images=600",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = cli.parser(
+        "data_prep.synthetic",
+        "Writes synthetic chest radiographs as DICOM, stored like the RSNA challenge.",
+        "example:\n  python -m data_prep.synthetic --out=data/synthetic --images=600",
     )
     parser.add_argument("--out", type=pathlib.Path, required=True, help="a new folder")
     parser.add_argument("--images", type=int, default=600, help="how many images (default: 600)")
@@ -27,4 +25,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

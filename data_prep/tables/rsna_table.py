@@ -1,13 +1,12 @@
 """The RSNA challenge's tables as one table, so that its images can be one source of several."""
 
-import argparse
 import os
 import pathlib
 
 from etils import epath
 
-from data_prep import rsna
-from data_prep.cli import UserError, run
+from data_prep import cli, rsna
+from data_prep.cli import UserError
 from data_prep.dicom import DicomRefusal
 from data_prep.files import csv_files
 from data_prep.mapping import find_mapping, read_mapping
@@ -42,12 +41,7 @@ def rows_of(raw: epath.Path, patients: dict[str, str]) -> tuple[list[tuple], int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.tables.rsna_table",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = cli.parser("data_prep.tables.rsna_table", __doc__, EXAMPLE)
     parser.add_argument("--raw", required=True, help="the challenge's unpacked download")
     parser.add_argument("--mapping", required=True, help="its mapping's file, or 'download'")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="the CSV file to write")
@@ -62,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

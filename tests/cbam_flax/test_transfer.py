@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from cbam_flax import checkpoint, lineage, transfer
+from cbam_flax import checkpoint, lineage, loop, transfer
 from cbam_flax.config import default_config, duration
-from cbam_flax.evaluate import evaluate_workdir, pictures
+from cbam_flax.evaluate import pictures
+from cbam_flax.evaluate.run import evaluate_workdir
 from cbam_flax.input_pipeline import load_split
 from cbam_flax.models import create_model
 from cbam_flax.models.keras_import import save_imported
 from cbam_flax.step import TrainState
-from cbam_flax.train import train
 from data_prep.cli import UserError
 
 
@@ -56,7 +56,7 @@ def child(prepared, parent, tmp_path_factory):
     """A run that started from it with a larger head, the first block frozen."""
     workdir = tmp_path_factory.mktemp("child") / "run"
     changes = {"model.hidden": 12, "init.from_run": str(parent), "init.freeze": ("block1/*",)}
-    assert train(make_config(prepared, **changes), str(workdir)) == 0
+    assert loop.train(make_config(prepared, **changes), str(workdir)) == 0
     return workdir
 
 
@@ -129,7 +129,9 @@ def test_what_is_no_parent_is_refused_before_the_folder_is_touched(prepared, par
     }
     for sentence, where in wrong.items():
         with pytest.raises(UserError, match=sentence):
-            train(make_config(prepared, **{"init.from_run": str(where)}), str(tmp_path / "child"))
+            loop.train(
+                make_config(prepared, **{"init.from_run": str(where)}), str(tmp_path / "child")
+            )
     assert not (tmp_path / "child").exists()
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "own")

@@ -21,6 +21,35 @@ def own_signals(monkeypatch):
     sys.unraisablehook = before[1]
 
 
+@pytest.mark.parametrize(
+    ("argv0", "name", "other"),
+    [
+        ("/opt/bin/cbam-predict", "cbam-predict", "cbam-train"),
+        (
+            "predict/__main__.py",
+            "python -m cbam_flax.predict",
+            "python -m cbam_flax.main",
+        ),
+    ],
+)
+def test_help_names_the_commands_as_they_were_started(monkeypatch, capsys, argv0, name, other):
+    monkeypatch.setattr(sys, "argv", [argv0])
+    example = "example:\n  python -m cbam_flax.predict x\n  python -m cbam_flax.main"
+    parser = cli.parser("cbam_flax.predict", "What it does.", example)
+    help = parser.format_help()
+    assert help.startswith(f"usage: {name} [-h]\n")
+    assert help.endswith(f"example:\n  {name} x\n  {other}\n")
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(["--wrong"])
+    assert f"\n{name}: error: " in capsys.readouterr().err
+
+
+def test_what_has_no_installed_name_keeps_its_own(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["cbam-prepare"])
+    text = "python -m data_prep.synthetic; python -m data_prep.prepare"
+    assert cli.as_started(text) == "python -m data_prep.synthetic; cbam-prepare"
+
+
 @pytest.fixture
 def at_once(monkeypatch):
     """Lines of progress are due as soon as there is something to tell."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from orbax.checkpoint import CheckpointManager
 
-from cbam_flax import checkpoint, input_pipeline, monitor, sharding, train
+from cbam_flax import input_pipeline, loop, monitor, sharding
 from cbam_flax import step as step_lib
 from cbam_flax.config import default_config, duration
 from data_prep.cli import UserError
@@ -47,8 +47,8 @@ def config(prepared, monkeypatch):
     monkeypatch.setattr(step_lib, "sharded_train_step", toy_step)
     monkeypatch.setattr(monitor, "stages_of", lambda config: [])
     monkeypatch.setattr(monitor, "model_lines", lambda stages: [])
-    monkeypatch.setattr(train, "_write_augmented", lambda *args: None)
-    monkeypatch.setattr(train, "validate", lambda *args: {"auroc": 0.5})
+    monkeypatch.setattr(loop, "_write_augmented", lambda *args: None)
+    monkeypatch.setattr(loop, "validate", lambda *args: {"auroc": 0.5})
     config = default_config()
     config.data_dir, config.dataset, config.image_size = str(prepared), "pneumonia_mnist", 28
     config.batch_size = 8
@@ -86,18 +86,9 @@ def at_preemption(config, monkeypatch):
 def test_it_is_never_in_a_checkpoint(config, monkeypatch, tmp_path, due):
     due(config, monkeypatch)
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    make_manager, managers = checkpoint.make_manager, []
-    monkeypatch.setattr(
-        checkpoint,
-        "make_manager",
-        lambda *args: managers.append(make_manager(*args)) or managers[-1],
-    )
-    try:
-        for _ in range(2):
-            with pytest.raises(UserError, match=f"of step {BAD} is not finite"):
-                train.train(config, str(tmp_path))
-            managers[-1].close()  # as the end of the process, which waits for a save under way
-    finally:
-        signal.signal(signal.SIGTERM, on_sigterm)
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"of step {BAD} is not finite"):
+            loop.train(config, str(tmp_path))
+        assert signal.getsignal(signal.SIGTERM) == on_sigterm
     saved = {name for name in os.listdir(tmp_path / "checkpoints") if name.isdigit()}
     assert saved == ({"1"} if due is at_a_checkpoint else set())

@@ -12,6 +12,7 @@ from cbam_flax.evaluate import (
     folder,
     statistics,
 )
+from cbam_flax.evaluate.pictures import Pictures
 from cbam_flax.evaluate.predict_split import of_finding
 from cbam_flax.input_pipeline import Split
 from data_prep.cli import UserError
@@ -162,8 +163,9 @@ def test_an_ensemble_of_several_findings_is_written_with_the_spread_of_each(
         "data": {"dataset": "x", "split_scheme": "patient", "splits": {}, "synthetic": False},
         "provenance": {"checkpoint_step": 3, "config": {}},
     }
-    page = findings_report.render(metrics, {})
+    page = findings_report.render(metrics, Pictures())
     assert "The score is the mean logit of 2 runs" in page
+    assert "Not a medical device" in page
     target = epath.Path(tmp_path) / "evaluation" / "ensemble-test"
     folder.write(target, metrics, predictions | {"spread": spread}, {}, page)
     head, first, *_ = (target / "predictions.csv").read_text().splitlines()

@@ -44,7 +44,7 @@ def test_all_plots_are_drawn_the_same_twice(predictions, metrics, restored, tmp_
     draw = lambda: pictures.draw(  # noqa: E731
         metrics, predictions, split, restored, epath.Path(tmp_path), with_maps=False
     )
-    drawn = draw()
+    drawn = draw().files
     assert set(drawn) == {
         "roc", "precision_recall", "subgroups", "reliability", "scores", "confusion", "training",
     }  # fmt: skip
@@ -52,7 +52,7 @@ def test_all_plots_are_drawn_the_same_twice(predictions, metrics, restored, tmp_
         picture = decode(data)
         assert 500 < picture.shape[1] < 1000, name
         assert picture.std() > 5, name
-    assert draw() == drawn
+    assert draw() == pictures.Pictures(drawn)
 
 
 def test_the_curves_of_a_run_without_a_logged_loss_warn_of_nothing(recwarn):
@@ -80,7 +80,7 @@ def test_one_class_alone_has_no_curves(predictions, restored, tmp_path):
     metrics = analysis.analyse(negative, fitted, None, resamples=30)
     split = Split("test", np.zeros((60, 8, 8), np.uint8), negative, {})
     drawn = pictures.draw(metrics, negative, split, restored, epath.Path(tmp_path), with_maps=False)
-    assert set(drawn) == {"reliability", "scores", "confusion"}
+    assert set(drawn.files) == {"reliability", "scores", "confusion"}
 
 
 def test_mistakes_are_wrong_and_the_most_confident_first():
@@ -108,6 +108,16 @@ def test_radiographs_show_boxes_where_they_are(monkeypatch):
     assert np.ptp(overlaid[..., 0]) > 50  # the map shows
     assert np.ptp(figure.axes[0].images[0].get_array()) == 0
     assert figure.axes[0].get_title(loc="left") == "a title"
+    ticks = [label.get_text() for label in figure.axes[2].get_yticklabels()]
+    assert ticks == ["0", "1"]  # of the colour bar
+
+
+def test_a_blank_map_says_why_and_has_no_scale():
+    images = np.full((1, 40, 40), 100, np.uint8)
+    figure = plots.radiographs(images, [np.zeros((0, 4))], {"grad_cam": np.zeros((1, 5, 5))}, ["t"])
+    plain, blank = figure.axes
+    assert (blank.images[0].get_array() == plain.images[0].get_array()).all()
+    assert "nothing in the last block raised the score" in blank.texts[0].get_text()
 
 
 def test_pictures_carry_the_models_maps(predictions, metrics, restored, tmp_path, monkeypatch):
@@ -123,7 +133,13 @@ def test_pictures_carry_the_models_maps(predictions, metrics, restored, tmp_path
     drawn = pictures.draw(
         metrics, predictions, split, restored, epath.Path(tmp_path), with_maps=True
     )
-    assert {"mistakes", "examples"} <= set(drawn)
+    assert {"mistakes", "examples"} <= set(drawn.files)
+    # In the file one below the other, what the page shows one by one.
+    each = [decode(png) for _, png in drawn.radiographs["examples"]]
+    assert len(each) == 6
+    np.testing.assert_array_equal(decode(drawn.files["examples"]), np.concatenate(each))
+    titles = [title for title, _ in drawn.radiographs["examples"]]
+    assert [title.split()[0] for title in titles] == ["positive"] * 3 + ["negative"] * 3
     assert ("grad_cam", 6) in asked
     assert {method for method, _ in asked} == {"grad_cam"}
 

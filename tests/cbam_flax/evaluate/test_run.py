@@ -9,8 +9,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cbam_flax import checkpoint, provenance, sharding
-from cbam_flax.evaluate import evaluate_workdir, pictures, predict_split, saliency, validation
+from cbam_flax.evaluate import pictures, predict_split, saliency, validation
 from cbam_flax.evaluate import run as run_lib
+from cbam_flax.evaluate.run import evaluate_workdir
 from cbam_flax.input_pipeline import Split
 from cbam_flax.models import create_model
 from cbam_flax.step import TrainState
@@ -55,7 +56,7 @@ def workdir(run, tmp_path):
 @pytest.fixture
 def plain(monkeypatch):
     """Without pictures, which take most of the time, and without the state of the sources."""
-    monkeypatch.setattr(pictures, "draw", lambda *args, **kwargs: {})
+    monkeypatch.setattr(pictures, "draw", lambda *args, **kwargs: pictures.Pictures())
     monkeypatch.setattr(pictures, "write_to_tensorboard", lambda *args: None)
     monkeypatch.setattr(provenance, "code_fingerprint", lambda: "code")
 
@@ -80,12 +81,15 @@ def data(make_columns, monkeypatch):
             columns = make_columns(n, seed, f"{data_dir}-{name}")
             splits[data_dir, name] = Split(name, images, columns, manifest)
 
-    def load(data_dir, dataset, image_size, split, folds=0, fold=0):
-        if (data_dir, split) not in splits:
-            raise UserError(f"no prepared data in {data_dir}")
-        return splits[data_dir, split]
+    def open_splits(data_dir, dataset, image_size, folds=0, fold=0):
+        def load(split):
+            if (data_dir, split) not in splits:
+                raise UserError(f"no prepared data in {data_dir}")
+            return splits[data_dir, split]
 
-    monkeypatch.setattr("cbam_flax.evaluate.run.load_split", load)
+        return load
+
+    monkeypatch.setattr("cbam_flax.evaluate.run.open_splits", open_splits)
     return splits
 
 
@@ -117,6 +121,8 @@ def test_the_folder_is_whole(workdir, data, monkeypatch):
     assert metrics["provenance"]["checkpoint_step"] == 5
     assert not metrics["external"]
     assert list((workdir / "tensorboard").iterdir())
+    page = (workdir / "evaluation" / "test" / "report.html").read_text()
+    assert all(f"id={name}" in page for name in ("operating-point", "mistakes-1", "examples-6"))
 
 
 def test_probabilities_are_the_calibrated_ones(workdir, data, plain):
@@ -220,6 +226,17 @@ def test_external_data_without_the_runs_own(workdir, data, plain):
     assert metrics["baselines"] is None
     assert "not available" in metrics["warnings"][0]
     assert (workdir / "evaluation" / "elsewhere" / "report.html").exists()
+
+
+def test_data_are_opened_once(workdir, data, plain, monkeypatch):
+    opened, open_splits = [], run_lib.open_splits
+    monkeypatch.setattr(
+        run_lib, "open_splits", lambda *where: opened.append(where[0]) or open_splits(*where)
+    )
+    evaluate_workdir(str(workdir), **QUICK)
+    assert opened == ["home"]
+    evaluate_workdir(str(workdir), data_dir="other hospital", **QUICK)
+    assert opened[1:] == ["other hospital", "home"]
 
 
 def test_data_that_moved_are_still_the_runs_own(workdir, data, plain):

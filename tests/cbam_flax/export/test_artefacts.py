@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import scipy.special
 
+from cbam_flax.evaluate import saliency
 from cbam_flax.export import artefacts
 from cbam_flax.models import create_model
+from cbam_flax.models.saliency import Inference
 from cbam_flax.predict import runtimes
 
 SIZE = 32
@@ -45,28 +47,39 @@ def test_attention_is_the_gate_of_the_last_block(model, images):
     np.testing.assert_allclose(attention, gate[..., 0], rtol=1e-5)
 
 
-def test_a_model_without_a_spatial_gate_has_an_empty_map(images, monkeypatch):
-    def no_maps(model, variables, images):
-        return images[:, 0, 0, 0], {}
+def test_grad_cam_is_that_of_evaluation(model, images):
+    grey = (255 * images[..., 0]).astype(np.uint8)
+    infer = artefacts.inference_function([model], CALIBRATION)
+    found = jax.jit(infer)(grey[..., None] / np.float32(255))["grad_cam"]
+    expected = saliency.maps("grad_cam", *model, grey)
+    assert expected.max() > 0
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * expected.max())
 
-    monkeypatch.setattr("cbam_flax.models.attention_maps", no_maps)
-    outputs = artefacts.inference_function([(None, None)], CALIBRATION)(images)
+
+def toy(model, variables, images):
+    """A logit is a pixel times the variable, a gate is the variable, Grad-CAM the weights of it."""
+    gate = jnp.full((len(images), 2, 2), variables) if model == "gated" else None
+
+    def grad_cam(of):
+        return jnp.broadcast_to((of * variables)[:, None, None], (len(images), 2, 2))
+
+    return Inference(variables * images[:, 3, 0, 0], gate, grad_cam)
+
+
+def test_a_model_without_a_spatial_gate_has_an_empty_map(images, monkeypatch):
+    monkeypatch.setattr("cbam_flax.models.infer_with_maps", toy)
+    outputs = artefacts.inference_function([("bare", 1.0)], CALIBRATION)(images)
     assert outputs["attention"].shape == (5, 1, 1)
     assert not outputs["attention"].any()
-    expected = scipy.special.expit(1.7 * images[:, 0, 0, 0] - 0.4)
+    assert (outputs["grad_cam"] == 1).all()
+    expected = scipy.special.expit(1.7 * images[:, 3, 0, 0] - 0.4)
     np.testing.assert_allclose(outputs["probability"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("combine", ["logit", "probability"])
 @pytest.mark.parametrize("tta", [None, "flip"])
 def test_members_score_together_as_in_evaluation(images, monkeypatch, combine, tta):
-    """Toy models: a logit is a pixel times the variable, a gate is the variable."""
-
-    def toy(model, variable, images):
-        gate = jnp.full((len(images), 2, 2), variable)
-        return variable * images[:, 3, 0, 0], {"block4": gate} if model == "gated" else {}
-
-    monkeypatch.setattr("cbam_flax.models.attention_maps", toy)
+    monkeypatch.setattr("cbam_flax.models.infer_with_maps", toy)
     pixel = (images[:, 3, 0, 0] + images[:, 3, -1, 0]) / 2 if tta else images[:, 3, 0, 0]
     logits = np.outer([5.0, -2.0], pixel)
     if combine == "logit":
@@ -79,9 +92,30 @@ def test_members_score_together_as_in_evaluation(images, monkeypatch, combine, t
     np.testing.assert_allclose(outputs["probability"], expected, rtol=1e-5)
     spread = np.std(scipy.special.expit(1.7 * logits - 0.4), axis=0)
     np.testing.assert_allclose(outputs["spread"], spread, rtol=1e-5)
-    np.testing.assert_allclose(outputs["attention"], np.full((5, 2, 2), 1.5))
+    for name in ("attention", "grad_cam"):
+        np.testing.assert_allclose(outputs[name], np.full((5, 2, 2), 1.5))
     without = artefacts.inference_function([*members[:1], ("bare", 1.0)], CALIBRATION)(images)
     assert without["attention"].shape == (5, 1, 1)
+
+
+def test_grad_cam_is_of_the_finding_with_the_highest_probability(images, monkeypatch):
+    """Of each member too, whatever it ranks first by itself: the ensemble's is explained."""
+
+    def several(model, variables, images):
+        logits = jnp.array(variables) * jnp.ones((len(images), 1))
+        number = lambda of: jnp.broadcast_to(  # noqa: E731
+            (of @ jnp.arange(3.0))[:, None, None], (len(images), 2, 2)
+        )
+        return Inference(logits, None, number)
+
+    monkeypatch.setattr("cbam_flax.models.infer_with_maps", several)
+    members = [(None, [1.0, 0.0, 3.0]), (None, [1.0, 4.0, 0.0])]
+    lines = {"scale": np.float32([1, 1, 1]), "bias": np.float32([0, 0, 9])}
+    outputs = artefacts.inference_function(members, lines)(images)
+    assert outputs["probability"].argmax(axis=1).tolist() == [2] * 5
+    assert (outputs["grad_cam"] == 2).all()
+    lines["bias"] = np.float32([0, 0, -9])
+    assert (artefacts.inference_function(members, lines)(images)["grad_cam"] == 1).all()
 
 
 def test_stablehlo_runs_on_three_platforms_at_any_batch_size(model, images, tmp_path):
@@ -95,5 +129,5 @@ def test_stablehlo_runs_on_three_platforms_at_any_batch_size(model, images, tmp_
     for count in (1, 5):
         expected = jax.jit(infer)(images[:count])
         found = run(images[:count])
-        for name in ("probability", "attention"):
+        for name in ("probability", "attention", "grad_cam"):
             np.testing.assert_allclose(found[name], expected[name], atol=1e-6)

@@ -1,3 +1,4 @@
+import functools
 import json
 
 import numpy as np
@@ -31,7 +32,7 @@ def fake_run(change: dict[str, dict[str, np.ndarray]]):
 def test_equal_artefacts_pass_and_their_differences_are_told(tmp_path, monkeypatch):
     change = {"onnx": {"probability": np.array([0.2, 0.70003])}}
     monkeypatch.setattr(run, "_run_alone", fake_run(change))
-    differences = run.verify(tmp_path, np.zeros((2, 32, 32, 1), np.float32), EXPECTED)
+    differences = run.verify(tmp_path, np.zeros((2, 32, 32, 1), np.float32), EXPECTED, {})
     assert set(differences) == set(ARTEFACTS.values())
     assert differences["model.onnx"] == pytest.approx(3e-5)
     assert differences["model.stablehlo"] == 0
@@ -48,7 +49,18 @@ def test_equal_artefacts_pass_and_their_differences_are_told(tmp_path, monkeypat
 def test_a_mismatch_in_any_artefact_fails_the_export(tmp_path, monkeypatch, runtime, output, value):
     monkeypatch.setattr(run, "_run_alone", fake_run({runtime: {output: value}}))
     with pytest.raises(UserError, match=f"{ARTEFACTS[runtime]} differs from the training code"):
-        run.verify(tmp_path, np.zeros((2, 32, 32, 1), np.float32), EXPECTED)
+        run.verify(tmp_path, np.zeros((2, 32, 32, 1), np.float32), EXPECTED, {})
+
+
+def test_a_difference_of_grad_cam_is_in_units_of_its_range(tmp_path, monkeypatch):
+    expected = {"grad_cam": np.array([[[0.0, 0.002]]])}
+    found = {"grad_cam": np.array([[[0.0, 0.002001]]])}
+    monkeypatch.setattr(run, "_run_alone", lambda *_: found)
+    verify = functools.partial(run.verify, tmp_path, np.zeros((1, 32, 32, 1)), expected)
+    assert verify({"grad_cam": 0.02})["model.onnx"] == pytest.approx(5e-5)
+    with pytest.raises(UserError, match=r"from the training code by 0\.0005"):
+        verify({"grad_cam": 0.002})
+    assert verify({"grad_cam": 0.0})["model.onnx"] == pytest.approx(1e-6)  # zero everywhere
 
 
 def test_an_artefact_that_does_not_run_fails_the_export(tmp_path):

@@ -1,5 +1,6 @@
 import cv2
 import numpy as np
+import pytest
 
 from cbam_flax.predict import overlay
 
@@ -41,19 +42,46 @@ def test_the_image_stays_visible_on_the_left_and_under_low_attention():
     attention = np.zeros((4, 4), np.float32)
     attention[3] = 0.9
     picture = overlay.draw(panel, attention, WHOLE, ["name", "score"])
-    assert picture.shape == (overlay.STRIP + 768, 1000, 3)
+    assert picture.shape == (overlay.STRIP + 768, 1000 + overlay.SCALE, 3)
     image = np.repeat(panel[..., None], 3, 2)
     np.testing.assert_array_equal(picture[overlay.STRIP :, :500], image)
-    top, bottom = picture[overlay.STRIP :, 500:][:90], picture[overlay.STRIP :, 500:][-90:]
+    top, bottom = picture[overlay.STRIP :, 500:1000][:90], picture[overlay.STRIP :, 500:1000][-90:]
     np.testing.assert_array_equal(top, image[:90])
     assert np.abs(bottom.astype(int) - image[-90:]).mean() > 30
     assert picture[: overlay.STRIP].max() > 200  # the words
 
 
-def test_a_model_without_a_map_shows_the_image_twice():
+@pytest.mark.parametrize("values", [np.zeros((1, 1)), np.full((4, 4), 0.7)])
+def test_a_map_that_is_the_same_everywhere_tints_nothing_and_has_no_scale(values):
     panel = np.random.default_rng(0).integers(0, 256, (768, 500), np.uint8)
-    picture = overlay.draw(panel, np.zeros((1, 1), np.float32), WHOLE, ["name"])
-    np.testing.assert_array_equal(picture[overlay.STRIP :, :500], picture[overlay.STRIP :, 500:])
+    picture = overlay.draw(panel, values.astype(np.float32), WHOLE, ["name"])[overlay.STRIP :]
+    np.testing.assert_array_equal(picture[:, :500], picture[:, 500:1000])
+    assert not picture[:, 1000:].any()
+
+
+def test_the_colour_bar_runs_from_the_plain_grey_to_the_colour_of_the_highest():
+    panel = np.full((768, 500), overlay.BEHIND, np.uint8)
+    values = np.zeros((4, 4), np.float32)
+    values[0] = 3.5
+    picture = overlay.draw(panel, values, WHOLE, ["name"])[overlay.STRIP :]
+    bar = picture[:, 1000 + 12 + overlay.BAR // 2]
+    rows = np.flatnonzero(bar.any(axis=1))
+    inside = rows[(rows > 768 // 4 + 2) & (rows < 3 * 768 // 4 - 2)]
+    np.testing.assert_allclose(bar[inside[0]], picture[0, 750], atol=4)
+    np.testing.assert_allclose(bar[inside[-1]], picture[-1, 750], atol=4)
+    lightness = cv2.cvtColor(picture[inside, 1000:1024], cv2.COLOR_RGB2LAB)[:, 20, 0].astype(int)
+    assert lightness[0] > lightness[-1] + 50
+    numbers = [picture[:180, 1000:], picture[-180:, 1000:]]
+    assert all(each.max() > 200 for each in numbers)
+
+
+def test_a_long_line_is_written_smaller_and_whole():
+    panel = np.zeros((768, 300), np.uint8)
+    line = "LEAK, SHORTCUT, SMALL, SYNTHETIC, " * 4
+    picture = overlay.draw(panel, np.zeros((1, 1), np.float32), WHOLE, [line])
+    words = picture[: overlay.STRIP].max((0, 2))
+    assert words[-60:-20].max() > 200
+    assert not words[-3:].any()
 
 
 def test_png_keeps_every_pixel_and_its_colour():

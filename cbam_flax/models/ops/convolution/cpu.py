@@ -10,6 +10,7 @@ from functools import partial, reduce
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax import lax
 
@@ -66,10 +67,11 @@ def _conv_backward(rates: Sizes, saved: Any, dy: jax.Array) -> Any:
         dkernel = winograd.kernel_gradient(x, dy, rates[0])
     elif x.shape[-1] == 1:
         dkernel = _one_channel_kernel_gradient(x, dy, kernel.shape, rates)
-    elif x.size > SMALL:
-        dkernel = _kernel_gradient(x, dy, kernel.shape, rates)
-    else:
+    elif jax.export.is_symbolic_dim(x.shape[0]) or x.size <= SMALL:
+        # An exported function, whose batch is any, has gradients with respect to its input alone.
         (dkernel,) = jax.vjp(lambda kernel: same(x, kernel, rates), kernel)[1](dy)
+    else:
+        dkernel = _kernel_gradient(x, dy, kernel.shape, rates)
     return dx, dkernel.astype(kernel.dtype)
 
 

@@ -1,5 +1,6 @@
 """The training loop, top to bottom in the order it runs."""
 
+import contextlib
 import functools
 import signal
 import threading
@@ -34,6 +35,11 @@ def train(config: ConfigDict, workdir: str) -> int:
     Raises:
         UserError: a config, data set or workdir that does not fit, or a non-finite step.
     """
+    with contextlib.ExitStack() as at_end:
+        return _train(config, workdir, at_end)
+
+
+def _train(config: ConfigDict, workdir: str, at_end: contextlib.ExitStack) -> int:
     config_lib.check(config)
     config = config.copy_and_resolve_references()
     # The run keeps to the images that it began with, whatever is prepared later.
@@ -47,11 +53,8 @@ def train(config: ConfigDict, workdir: str) -> int:
     )
 
     # Data: two splits in memory maps, and the order of the training examples.
-    load = functools.partial(
-        input_pipeline.load_split,
-        *(config.data_dir, config.dataset, config.image_size),
-        folds=config.folds,
-        fold=config.fold,
+    load = input_pipeline.open_splits(
+        config.data_dir, config.dataset, config.image_size, config.folds, config.fold
     )
     training, validation = load("train"), load("validation")
     for split in (training, validation):
@@ -98,6 +101,8 @@ def train(config: ConfigDict, workdir: str) -> int:
 
     # The state: the newest checkpoint's, else a fresh one, created with its shardings.
     manager = checkpoint.make_manager(workdir, config)
+    if alone := jax.process_count() == 1:  # else close() would wait for processes that go on
+        at_end.callback(manager.close)
     start = manager.latest_step() or 0
     if start:
         state = checkpoint.restore(manager, start, abstract_state)
@@ -152,8 +157,11 @@ def train(config: ConfigDict, workdir: str) -> int:
         ),
     )
     interrupted = threading.Event()
-    if alone := jax.process_count() == 1:  # else orbax finds a common step: `reached_preemption`
+    # Many processes stop at a common step, which orbax finds (`reached_preemption`). A thread other
+    # than the main one cannot handle signals.
+    if alone and threading.current_thread() is threading.main_thread():
         on_sigterm = signal.signal(signal.SIGTERM, lambda *_: interrupted.set())
+        at_end.callback(signal.signal, signal.SIGTERM, on_sigterm)
 
     def out_of_patience(step: int) -> bool:
         waited = (step - (manager.best_step() or step)) // evaluate_every
@@ -221,8 +229,7 @@ def train(config: ConfigDict, workdir: str) -> int:
         auroc = found[checkpoint.BEST]
         logging.info("best checkpoint: step %d, validation AUROC %.4f", best, auroc)
     manager.close()
-    if alone:
-        signal.signal(signal.SIGTERM, on_sigterm)  # nothing is left to save
+    at_end.close()  # and with it the handler of SIGTERM: nothing is left to save
     return INTERRUPTED if interrupted.is_set() else 0
 
 
