@@ -30,7 +30,7 @@ cbam_flax.load_bundle("runs/rsna_bundle").predict(["radiograph.dcm"])  # float32
 ```
 
 `import cbam_flax` imports neither JAX nor TensorFlow; the functions do, when they are called.
-With the extra `inference` alone, `load_bundle("bundle", runtime="onnx")` works. Preparing data,
+With the extra `inference` alone, `load_bundle("bundle")` works, with ONNX Runtime. Preparing data,
 auditing them and exporting a bundle are commands ([install.md](install.md#commands)). To set a
 length in other units than the config has, write `config.duration = duration(steps=500)`, after
 `from cbam_flax.config import duration`, as the files in configs/ do.

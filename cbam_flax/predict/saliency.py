@@ -11,9 +11,9 @@ import numpy as np
 from cbam_flax.predict.scores import findings
 from data_prep import cli
 
-# Name on the command line and in bundle.json -> name in a sentence, and why a map is the same
-# everywhere.
+# Name on the command line and in bundle.json -> for people: the map, its unit, and why it is blank.
 TITLES = {"gate": "spatial gate", "grad_cam": "Grad-CAM", "occlusion": "occlusion"}
+UNITS = {"gate": "0 closed, 1 open", "grad_cam": "no unit", "occlusion": "fall of the logit"}
 BLANK = {
     "gate": "the spatial gate is equally open everywhere",
     "grad_cam": "Grad-CAM is zero everywhere: nothing in the last block raised the score",
@@ -42,15 +42,13 @@ def choose(bundle: dict[str, Any], wanted: str | None) -> str:
 
 def merit(bundle: dict[str, Any], method: str) -> str:
     """How well the method's maps point at radiologists' boxes, for people."""
-    saliency = bundle.get("saliency") or {}
-    figure = (saliency.get("pointing") or {}).get(method)
-    if not figure:
+    saliency = bundle.get("saliency") or {"pointing": {}}
+    if method not in saliency["pointing"]:
         return "where it looks was not evaluated"
+    figure = saliency["pointing"][method]
     value, low, high = (f"{100 * figure[key]:.0f}" for key in ("value", "low", "high"))
-    return (
-        f"its maximum lay in a box in {value} % ({low} to {high}) of {saliency['images']} positive "
-        f"images"
-    )
+    images = f"{saliency['images']:,} positive images"
+    return f"its maximum lay in a box in {value} % ({low} to {high}) of {images}"
 
 
 def occlusion(

@@ -79,6 +79,24 @@ def test_killed_and_continued_and_a_line_made_again(tmp_path, prepared):
     assert to_the_end() == continued
 
 
+def test_a_helper_that_is_finished_leaves_no_line(tmp_path, monkeypatch):
+    asked = study.Study(
+        config="configs/demo.py",
+        variants={"first": {}, "second": {"init.from_run": "{first}"}},
+        helpers=["first"],
+        seeds=[0],
+    )
+    monkeypatch.setattr(study, "load", lambda name: (asked, ""))
+    done = tmp_path / "first-seed0" / "evaluation" / "validation"
+    done.mkdir(parents=True)
+    (done / "metrics.json").write_text("{}")
+    (tmp_path / "second-seed0").mkdir()
+    (tmp_path / "second-seed0" / "config.json").write_text("broken")
+    found = runner.Runner("small", tmp_path, "data", tmp_path / "results", 1, {}).carry_out()
+    assert found == (2, ["second-seed0"])
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_folder_of_another_config_is_refused(tmp_path, monkeypatch, capsys):
     small = study.Study(config="configs/demo.py", variants={"a": {}}, seeds=[0])
     monkeypatch.setattr(study, "load", lambda name: (small, ""))
