@@ -116,7 +116,9 @@ def test_the_defaults_are_those_of_what_is_called():
     called = parameters(cbam_flax.evaluate.run.evaluate_workdir) | {"split": "test"}
     called.pop("with_runs")  # here the further runs in the list
     assert parameters(cbam_flax.evaluate.evaluate) == called
-    assert parameters(cbam_flax.load_bundle) == parameters(Predictor.load)
+    called = parameters(Predictor.load)
+    called.pop("images")  # the command knows how many there are
+    assert parameters(cbam_flax.load_bundle) == called
 
 
 def test_the_page_is_what_the_docstrings_give():
