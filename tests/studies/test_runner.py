@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from studies import lines, runner, study
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -110,3 +112,20 @@ def test_a_folder_of_another_config_is_refused(tmp_path, monkeypatch, capsys):
     assert (total, failed) == (1, ["a-seed0"])
     told = capsys.readouterr().err
     assert "has another config (batch_size: 7 -> 32); give another --out or move the run" in told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel's signal of a parent's death")
+def test_a_run_ends_with_its_runner():
+    run = "import time; print('began', flush=True); time.sleep(20); print('survived')"
+    parent = f"""
+import os, subprocess, sys
+core = str(min(os.sched_getaffinity(0)))
+child = [sys.executable, "-m", "studies.child", str(os.getpid()), core]
+subprocess.run([*child, sys.executable, "-c", {run!r}])
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as runner_process:
+        assert runner_process.stdout.readline() == "began\n"
+        runner_process.kill()
+        assert runner_process.stdout.read() == ""  # which ends when nobody can write any more
