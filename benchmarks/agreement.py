@@ -30,7 +30,7 @@ def main() -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
 
     from cbam_flax.checkpoint import load_for_inference
-    from cbam_flax.export.run import training_code
+    from cbam_flax.export.verification import training_code
 
     bundle = read_bundle(arguments.bundle)
     sources = reader.find_files([arguments.films])[: arguments.count]
@@ -46,7 +46,7 @@ def main() -> None:
         function = runtimes.LOADERS[runtime](artefact_path(arguments.bundle, bundle, runtime))
         found = {}
         for size in BATCHES:
-            predictor = Predictor(bundle, function, size)
+            predictor = Predictor(bundle, function, size, runtime)
             found[size] = np.concatenate(
                 [
                     predictor.run(np.stack(chunk), size)["probability"]

@@ -66,7 +66,7 @@ def train(config: "ConfigDict", workdir: str | os.PathLike[str]) -> dict[str, di
 
 def load_bundle(
     bundle: str | os.PathLike[str],
-    runtime: str = "jax",
+    runtime: str = "auto",
     batch_size: int = 8,
     verify_with: str | os.PathLike[str] | None = None,
 ) -> "Predictor":
@@ -74,7 +74,8 @@ def load_bundle(
 
     Args:
         bundle: its folder.
-        runtime: "jax", or "onnx" for ONNX Runtime.
+        runtime: "jax", "onnx" for ONNX Runtime, or "auto": what is installed and faster on many
+            images.
         batch_size: the most images that go through the model at once.
         verify_with: file of an Ed25519 public key; the bundle must be signed with its private
             half.

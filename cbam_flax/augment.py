@@ -9,6 +9,9 @@ Sampling is bilinear, at points rounded to 1/256 of a pixel; outside the image i
 the black background of radiographs.
 """
 
+import math
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -16,6 +19,10 @@ from jax.scipy.ndimage import map_coordinates
 from ml_collections import ConfigDict
 
 STEPS = 256  # per pixel, of the points that a TPU samples at: weights of 8 bits
+# Tiles of the output that a TPU samples one by one, chosen by its compiler's estimates
+# (docs/performance.md): their products grow with the side, and cutting out their windows with the
+# number. Images below the least number of tiles gain nothing.
+TILE, LEAST, MOST = 32, 4, 16  # pixels; tiles along an axis
 
 
 def augment(
@@ -37,7 +44,9 @@ def augment(
     keys = jax.vmap(lambda k: jax.random.split(k, 4))(keys)
     if moves(config):
         matrices = jax.vmap(lambda k: random_affine(k, config))(keys[:, 0])
-        images = jax.vmap(warp)(images, matrices)
+        images = jax.vmap(lambda image, matrix: warp(image, matrix, reach(config)))(
+            images, matrices
+        )
     images = jax.vmap(lambda image, k: random_exposure(image, k, config))(images, keys[:, 1])
     if config.erase:
         images = jax.vmap(lambda image, k: random_erase(image, k, config.erase))(images, keys[:, 2])
@@ -67,14 +76,30 @@ def random_affine(key: jax.Array, config: ConfigDict) -> jax.Array:
     return jnp.column_stack([linear, 2 * _around(shift, 0.0, config.shift, (2,))])
 
 
-def warp(image: jax.Array, matrix: jax.Array) -> jax.Array:
+def reach(config: ConfigDict) -> float:
+    """At most this many pixels of the input, along each axis, lie between two points of the output
+    that are one pixel apart along both: a bound for every matrix of `random_affine`.
+    """
+    radians = math.radians(min(config.rotation, 45))
+    return (math.cos(radians) + math.sin(radians)) / (1 - config.scale)
+
+
+def warp(image: jax.Array, matrix: jax.Array, reach: float = math.inf) -> jax.Array:
     """Resamples (H, W, C) through an output-to-input matrix (2, 3).
 
     On a TPU the image must be of 8-bit grey levels, as multiples of 1/255.
+
+    Args:
+        reach: at least the sum of the magnitudes in each row of the matrix's linear part. A TPU
+            then reads only a window of the image for each tile of the output.
     """
     height, width, _ = image.shape
     points = source_points(height, width, matrix)
-    return lax.platform_dependent(image, points, tpu=sample_by_products, default=sample)
+
+    def products(image: jax.Array, points: jax.Array) -> jax.Array:
+        return sample_by_products(image, points, reach)
+
+    return lax.platform_dependent(image, points, tpu=products, default=sample)
 
 
 def source_points(height: int, width: int, matrix: jax.Array) -> jax.Array:
@@ -92,24 +117,65 @@ def sample(image: jax.Array, points: jax.Array) -> jax.Array:
     return jax.vmap(one, -1, -1)(image)
 
 
-def sample_by_products(image: jax.Array, points: jax.Array) -> jax.Array:
+def sample_by_products(image: jax.Array, points: jax.Array, reach: float = math.inf) -> jax.Array:
     """`sample` without gathers, which cost a TPU 14 cycles per element (docs/performance.md).
 
-    Rounds points to 1/256 pixel. First the weights of all rows, most of them 0, in a matrix product
-    with the image; then those of all columns. Grey levels and weights have 8 bits each, so bfloat16
-    (a TPU's default) holds them exactly, and float32 the sums.
+    Rounds points to 1/256 pixel. Grey levels and weights have 8 bits each, so bfloat16 (a TPU's
+    default in products) holds them exactly, and float32 the sums: the tiles change no bit.
+
+    Args:
+        image: float32 (H, W, C), multiples of 1/255.
+        points: float32 (H, W, 2), an affine function of the position.
+        reach: as in `warp`.
     """
-    height, width, _ = image.shape
-    y, x = jnp.round(points * STEPS).reshape(-1, 2).T / STEPS
+    sides = image.shape[:2]
+    levels = jnp.round(image * 255)
+    points = jnp.round(points * STEPS) / STEPS
+    count = min(max(sides) // TILE, MOST)  # along both axes, so that tiles have the image's shape
+    count = count if count >= LEAST else 1
+    tile = [math.ceil(side / count) for side in sides]
+    # The neighbours of all points of a tile: one pixel more than they span, and two for the floor.
+    window = [min(side, reach * size + 3) for side, size in zip(sides, tile, strict=True)]
+    height, width = map(int, window)
+    if (height, width) == sides:
+        return (_bilinear(levels, points) / 255).astype(image.dtype)
+
+    def sample_tile(points: jax.Array) -> jax.Array:
+        first = jnp.floor(points.min(axis=(0, 1)))
+        y, x = jnp.clip(first, 0, jnp.array(sides) - jnp.array([height, width]))
+        rows = jax.nn.one_hot(y + jnp.arange(height), sides[0])
+        columns = jax.nn.one_hot(x + jnp.arange(width), sides[1])
+        inside = _product("uy,yxc->uxc", rows, levels)
+        inside = _product("uxc,vx->uvc", inside, columns)
+        return _bilinear(inside, points - jnp.stack([y, x]))
+
+    missing = [(0, count * size - side) for side, size in zip(sides, tile, strict=True)]
+    points = jnp.pad(points, [*missing, (0, 0)], mode="edge")
+    tiles = points.reshape(count, tile[0], count, tile[1], 2).swapaxes(1, 2)
+    sampled = jax.vmap(jax.vmap(sample_tile))(tiles).swapaxes(1, 2)
+    sampled = sampled.reshape(*points.shape[:2], -1)[: sides[0], : sides[1]]
+    return (sampled / 255).astype(image.dtype)
+
+
+def _bilinear(levels: jax.Array, points: jax.Array) -> jax.Array:
+    """The levels, float32 (H, W, C), at points (P, Q, 2): float32 (P, Q, C).
+
+    First the weights of all rows, most of them 0, in a matrix product with the image; then those of
+    all columns.
+    """
+    height, width, _ = levels.shape
+    y, x = points.reshape(-1, 2).T
 
     def weights(coordinate: jax.Array, size: int) -> jax.Array:
         """Of every pixel (rows) at every point (columns)."""
         return jnp.maximum(1 - jnp.abs(coordinate - jnp.arange(size)[:, None]), 0)
 
-    levels = jnp.round(image * 255)
-    columns = jnp.einsum("yxc,yp->cxp", levels, weights(y, height), precision=lax.Precision.DEFAULT)
-    sampled = jnp.sum(columns * weights(x, width), axis=1) / 255
-    return jnp.moveaxis(sampled.reshape(-1, *points.shape[:2]), 0, -1).astype(image.dtype)
+    columns = _product("yxc,yp->cxp", levels, weights(y, height))
+    sampled = jnp.sum(columns * weights(x, width), axis=1)
+    return jnp.moveaxis(sampled.reshape(-1, *points.shape[:2]), 0, -1)
+
+
+_product = partial(jnp.einsum, precision=lax.Precision.DEFAULT)
 
 
 def invert(matrix: jax.Array) -> jax.Array:

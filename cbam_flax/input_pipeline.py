@@ -9,7 +9,7 @@ choice over tf.data.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -127,10 +127,7 @@ def load_split(
             manifest, a split that is empty or of smaller images, too few patients for folds.
     """
     if folds:
-        load = functools.partial(load_split, data_dir, dataset, image_size)
-        there = read_manifest(record_dir(data_dir, dataset, image_size))["splits"]
-        prepared = [load(name) for name in sorted(there) if there[name]["images"]]
-        return _split_of_fold(prepared, split, folds, fold)
+        return open_splits(data_dir, dataset, image_size, folds, fold)(split)
     folder = record_dir(data_dir, dataset, image_size)
     manifest = read_manifest(folder)
     size = manifest["preprocessing"]["image_size"]
@@ -150,8 +147,32 @@ def load_split(
     return Split(split, images, loaded | {"boxes": boxes}, manifest)
 
 
-def _split_of_fold(prepared: Sequence[Split], split: str, folds: int, fold: int) -> Split:
-    """A split of one fold of all the images of these splits."""
+def open_splits(
+    data_dir: str, dataset: str, image_size: int, folds: int = 0, fold: int = 0
+) -> Callable[[str], Split]:
+    """A function from the name of a split to what `load_split` gives for it, loaded once.
+
+    The splits of a fold are divided together, by the first call. What changes on the disk after a
+    split was loaded is noticed by those who open the splits anew.
+
+    Raises:
+        UserError: as `load_split`, by the function.
+    """
+    load = functools.partial(load_split, data_dir, dataset, image_size)
+    if not folds:
+        return functools.cache(load)
+
+    @functools.cache
+    def divided() -> dict[str, Split]:
+        there = read_manifest(record_dir(data_dir, dataset, image_size))["splits"]
+        prepared = [load(name) for name in sorted(there) if there[name]["images"]]
+        return _splits_of_fold(prepared, folds, fold)
+
+    return lambda split: divided()[split]
+
+
+def _splits_of_fold(prepared: Sequence[Split], folds: int, fold: int) -> dict[str, Split]:
+    """The splits of one fold of all the images of these splits."""
     manifest = prepared[0].manifest
     columns = folds_lib.merge([each.columns for each in prepared])
     by_id = np.argsort(columns["image_id"], kind="stable")
@@ -159,14 +180,14 @@ def _split_of_fold(prepared: Sequence[Split], split: str, folds: int, fold: int)
     source = source_images(columns["image_id"], manifest["split_scheme"])
     group = np.where(columns["patient_id"] == "", source, columns["patient_id"])
     divided = folds_lib.divide(columns["label"], group, folds, fold)
-    chosen = divided[split]
-    images: Any = folds_lib.Rows([each.images for each in prepared], by_id[chosen])
-    return Split(
-        split,
-        images,
-        {name: column[chosen] for name, column in columns.items()},
-        folds_lib.manifest_of_fold(manifest, columns, divided, folds, fold),
-    )
+    of_fold = folds_lib.manifest_of_fold(manifest, columns, divided, folds, fold)
+    arrays = [each.images for each in prepared]
+    splits = {}
+    for split, chosen in divided.items():
+        images: Any = folds_lib.Rows(arrays, by_id[chosen])
+        of_split = {name: column[chosen] for name, column in columns.items()}
+        splits[split] = Split(split, images, of_split, of_fold)
+    return splits
 
 
 def source_images(image_id: np.ndarray, split_scheme: str) -> np.ndarray:

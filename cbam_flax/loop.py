@@ -13,7 +13,7 @@ from clu import periodic_actions
 from etils import epath
 from ml_collections import ConfigDict
 
-from cbam_flax import checkpoint, input_pipeline, lineage, monitor, sharding, transfer
+from cbam_flax import accelerator, checkpoint, input_pipeline, lineage, monitor, sharding, transfer
 from cbam_flax import config as config_lib
 from cbam_flax import optimizer as optimizer_lib
 from cbam_flax import step as step_lib
@@ -44,6 +44,8 @@ def _train(config: ConfigDict, workdir: str, at_end: contextlib.ExitStack) -> in
     config = config.copy_and_resolve_references()
     # The run keeps to the images that it began with, whatever is prepared later.
     config.dataset = input_pipeline.with_variant(config.data_dir, config.dataset, config.image_size)
+    if sentence := accelerator.unused_gpu(jax.default_backend()):
+        logging.warning("%s", sentence)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_divisible(
         mesh,
@@ -53,11 +55,8 @@ def _train(config: ConfigDict, workdir: str, at_end: contextlib.ExitStack) -> in
     )
 
     # Data: two splits in memory maps, and the order of the training examples.
-    load = functools.partial(
-        input_pipeline.load_split,
-        *(config.data_dir, config.dataset, config.image_size),
-        folds=config.folds,
-        fold=config.fold,
+    load = input_pipeline.open_splits(
+        config.data_dir, config.dataset, config.image_size, config.folds, config.fold
     )
     training, validation = load("train"), load("validation")
     for split in (training, validation):

@@ -12,10 +12,10 @@ from docs.draw_architecture import BLUE, GREEN, GREY, INK, ORANGE, VIOLET, WHITE
 
 PARTS = ("data_prep", "models", "predict", "training", "evaluate", "export", "aot")
 NOTES = (
-    "1  data_prep.cli only: errors, progress",
-    "2  train.py: its validation;",
-    "    main.py: the final evaluation",
-    "3  all but main.py and train.py",
+    "1  data_prep.cli only: parser, errors",
+    "2  loop.py: its validation;",
+    "    cbam_flax.train: the final one",
+    "3  all but main.py and loop.py",
 )
 
 

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PACKAGES = ("cbam_flax", "data_prep")
+PACKAGES = ("cbam_flax", "data_prep", "studies")
 FLAT = {path.stem for path in (ROOT / "cbam_flax").glob("*.py")} - {"__init__"}
 # What each part of cbam_flax may import of the others; all of them may import data_prep.
 ALLOWED = {
@@ -87,6 +87,12 @@ def test_no_folders_import_each_other():
         part = part_of(module)
         graph.setdefault(part, set()).update({part_of(other) for other in found} - {part})
     assert_no_circle(graph)
+
+
+def test_nothing_imports_the_studies():
+    for module, found in IMPORTS.items():
+        if not module.startswith("studies"):
+            assert not [other for other in found if other.startswith("studies")], module
 
 
 def test_data_prep_imports_nothing_of_cbam_flax():

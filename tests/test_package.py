@@ -16,7 +16,16 @@ from packaging.utils import canonicalize_name
 ROOT = pathlib.Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT, SETUPTOOLS = PYPROJECT["project"], PYPROJECT["tool"]["setuptools"]
-DEVELOPMENT = {"hypothesis", "mypy", "pytest", "pytest-xdist", "ruff"}
+DEVELOPMENT = {
+    "hypothesis",
+    "ipykernel",
+    "mypy",
+    "nbclient",
+    "nbformat",
+    "pytest",
+    "pytest-xdist",
+    "ruff",
+}
 
 
 def requirements(*names: str) -> dict[str, list[Requirement]]:

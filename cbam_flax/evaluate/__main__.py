@@ -5,10 +5,11 @@ and the operating point in it are fitted only on the run's validation split.
 """
 
 import argparse
+import sys
 
 from absl import logging
 
-from cbam_flax import logs
+from cbam_flax import accelerator, logs
 from cbam_flax.evaluate.scoring_flags import add_scoring_flags, check_scoring_flags
 from data_prep import cli
 from data_prep.files import folders
@@ -77,6 +78,8 @@ def main() -> None:
         folders.check_name(args.name)
     logs.quiet_tensorflow()
     # Here, so that --help and a wrong flag return at once.
+    import jax
+
     from cbam_flax.evaluate import compare, pool, run
 
     logging.set_verbosity(logging.ERROR)  # orbax warns about what is intended
@@ -87,6 +90,8 @@ def main() -> None:
         for line in pool.conclusion(pool.pool(args.pool, args.name or args.split, args.out)):
             print(line)
         return
+    if sentence := accelerator.unused_gpu(jax.default_backend()):
+        print(f"warning: {sentence}", file=sys.stderr)
     given = {key: value for key, value in vars(args).items() if value is not None}
     if args.ensemble:
         given["workdir"], *given["with_runs"] = given.pop("ensemble")

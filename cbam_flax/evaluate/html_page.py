@@ -25,7 +25,7 @@ figure{margin:0;break-inside:avoid}img,svg{max-width:100%;height:auto;display:bl
 th,td{text-align:left;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #ccc;
 vertical-align:top}tr{break-inside:avoid}
 .long :is(th,td){font-size:.8rem}.long td{overflow-wrap:anywhere}small,.small{color:#555}
-details{margin:.5rem 0}summary{cursor:pointer}
+code{white-space:nowrap}details{margin:.5rem 0}summary{cursor:pointer}
 button,input,select{font:inherit}input[type=range]{display:block;width:100%}
 input[type=number]{width:6rem}:focus-visible{outline:3px solid #0072B2;outline-offset:2px}
 svg{max-width:24rem;margin:auto;font-size:5px;text-anchor:middle}
@@ -41,7 +41,8 @@ padding:0;overflow:visible}
 .large:popover-open button{width:max(100%,56rem);cursor:zoom-out}
 .large::backdrop{background:#000c}
 @media (max-width:40rem){table{font-size:.85rem}th,td{padding-right:.5rem}}
-@media print{@page{margin:15mm}body{max-width:none;font-size:11px;padding:0}
+@media print{tr:nth-child(-n+2){break-after:avoid}tr:nth-last-child(-n+2){break-before:avoid}
+@page{margin:15mm}body{max-width:none;font-size:11px;padding:0}
 h2{margin-top:1.5rem}.grid{grid-template-columns:1fr 1fr}.headlines{grid-template-columns:auto auto
 auto}.headline{font-size:1.2rem}.scroll{overflow:visible}
 figure>img{max-height:11cm;width:auto}#operating-point,.screen{display:none}}

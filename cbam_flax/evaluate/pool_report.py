@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cbam_flax.evaluate import operating_point, patients
-from cbam_flax.evaluate.html_page import flatten, page, picture, table, text, unbroken
-from cbam_flax.evaluate.report import CURVES, NAMES
+from cbam_flax.evaluate.html_page import page, picture, table, text, unbroken
+from cbam_flax.evaluate.report import CURVES, NAMES, provenance_section
 
 
 def render(
@@ -25,8 +25,13 @@ def render(
         "auroc": "AUROC of all calibrated probabilities together",
         "auroc_mean_of_folds": "mean of the AUROCs within the folds",
     }
+    deviations = metrics["sd_over_seeds"]  # None of one seed
+    head = ("metric", "value", *(["standard deviation over seeds"] if deviations else []))
     figures = [
-        (names.get(name, name), unbroken(figure), _deviation(metrics, name))
+        (
+            *(names.get(name, name), unbroken(figure)),
+            *([f"{deviations[name]:.3f}"] if deviations else []),
+        )
         for name, figure in metrics.items()
         if isinstance(figure, dict) and figure.keys() == {"value", "low", "high"}
     ]
@@ -58,7 +63,7 @@ def render(
         "<p>Every run was calibrated on its own validation split, and calls are made at its own "
         "threshold. The scores of different models are on one scale only as far as calibration "
         "brings them there; the mean within the folds does not depend on that.</p>",
-        table(("metric", "value", "standard deviation over seeds"), figures),
+        table(head, figures),
         "<div class=grid>",
         *(picture(pictures, *curve) for curve in CURVES),
         "</div>",
@@ -69,13 +74,6 @@ def render(
         ),
         "<h2>Runs</h2>",
         table(("run", "fold", "seed", "positive / images", "AUROC", "threshold"), runs),
-        "<h2>Provenance</h2><div class=long>",
-        table(("", ""), flatten(metrics["provenance"])),
-        "</div>",
+        provenance_section(metrics),
     ]
     return page(title, parts)
-
-
-def _deviation(metrics: Mapping[str, Any], name: str) -> str:
-    deviations = metrics["sd_over_seeds"]
-    return "one seed" if deviations is None else f"{deviations[name]:.3f}"

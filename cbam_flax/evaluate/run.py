@@ -24,7 +24,7 @@ from cbam_flax.evaluate import (
 from cbam_flax.evaluate import folder as evaluation_folder
 from cbam_flax.evaluate.patients import with_known_patients
 from cbam_flax.evaluate.predict_split import Predictions
-from cbam_flax.input_pipeline import Split, load_split
+from cbam_flax.input_pipeline import Split, open_splits
 from data_prep.cli import UserError
 from data_prep.files import folders
 from data_prep.manifest import is_synthetic
@@ -82,19 +82,14 @@ def evaluate_workdir(
     restored = judged.members[0]  # the others have the same data
     explained = 0 if with_runs else explained
     config = restored.config
-    own = (config.data_dir, config.dataset)
     given = (data_dir or config.data_dir, dataset or config.dataset)
-    evaluated = findings.align(_load_given(restored, *given, split), restored.findings)
-    external = not _trained_on(restored, evaluated)
+    evaluated, load_own, external = _open(restored, given, split)
     if name is None:
         name = f"{evaluated.manifest['dataset'].replace('/', '-')}-" * external + split
         name = evaluation_folder.default_name(name, members=len(judged.members), tta=tta)
     target = folder / "evaluation" / name
     records = epath.Path(given[0]) / evaluated.manifest["dataset"]
     evaluation_folder.check(target, [folder / "checkpoints", records])
-    load_own = functools.partial(_load_own, restored, *(own if external else given))
-    if given == own:
-        evaluated = load_own(split)
     batch_size = batch_size or config.evaluate.batch_size
     predict = functools.partial(judged.predict, batch_size=batch_size)
     fitted = _calibration(folder, judged, criterion, lambda: predict(load_own("validation"))[0])
@@ -197,25 +192,45 @@ def _trained_on(restored: checkpoint.Restored, split: Split) -> bool:
     )
 
 
-def _load_given(restored: checkpoint.Restored, data_dir: str, dataset: str, split: str) -> Split:
-    """A split of given data: of the run's fold where they are the run's own, else as prepared."""
+def _open(
+    restored: checkpoint.Restored, given: tuple[str, str], split: str
+) -> tuple[Split, Callable[[str], Split], bool]:
+    """What is evaluated, how splits of the run's own data are loaded, and whether these are others.
+
+    Args:
+        given: data_dir and dataset of what is evaluated.
+
+    Raises:
+        UserError: data that are missing, or the run's own, which have changed.
+    """
     config = restored.config
+    own, size = (config.data_dir, config.dataset), config.image_size
+    of_fold = (config.folds, config.fold)
+    load = open_splits(*given, size, *of_fold)
+    load_own = functools.partial(_load_own, restored, given[0], load)
+    try:  # the run's own, which may have been moved
+        return load_own(split), load_own, False
+    except UserError:
+        if given == own:
+            raise
     if config.folds:
-        try:
-            return _load_own(restored, data_dir, dataset, split)
-        except UserError:  # other data, which may also lack what folds need
-            pass
-    return load_split(data_dir, dataset, config.image_size, split)
+        load = open_splits(*given, size)  # as prepared
+    load_own = functools.partial(_load_own, restored, own[0], open_splits(*own, size, *of_fold))
+    return findings.align(load(split), restored.findings), load_own, True
 
 
-def _load_own(restored: checkpoint.Restored, data_dir: str, dataset: str, split: str) -> Split:
+def _load_own(
+    restored: checkpoint.Restored, data_dir: str, load: Callable[[str], Split], split: str
+) -> Split:
     """A split of the data that the run was trained on.
+
+    Args:
+        load: of the data in `data_dir`.
 
     Raises:
         UserError: the data are missing or have changed.
     """
-    config = restored.config
-    found = load_split(data_dir, dataset, config.image_size, split, config.folds, config.fold)
+    found = load(split)
     if not _trained_on(restored, found):
         raise UserError(
             f"{data_dir} no longer holds the data that the run was trained on; "

@@ -51,19 +51,60 @@ def difference(
     if min(len(values), len(others)) == 1:
         value = values.mean() - others.mean()
         return bootstrap.interval(value, samples.mean(axis=1) - drawn.mean(axis=1), patients), None
+    return _over_seeds(_arms_of_difference(first, second, paired), patients, floor=-1.0)
+
+
+def detectable(
+    first: Arm, second: Arm, patients: int, *, paired: bool, level: float, power: float = 0.8
+) -> float | None:
+    """The smallest true difference that such arms would show at this level with this power.
+
+    It is Student's quantiles of both, times the standard error of the difference as observed: what
+    another study of the same size could see. None where `difference` has no p-value.
+
+    Args:
+        first, second, patients, paired: as of `difference`.
+        level: of the two-sided test, such as 0.05.
+    """
+    if min(len(first[0]), len(second[0])) == 1:
+        return None
+    found = _estimate(_arms_of_difference(first, second, paired), patients)
+    if found is None or found[1] == 0:
+        return None
+    _, variance, freedom = found
+    quantiles = scipy.special.stdtrit(freedom, np.array([1 - level / 2, power]))
+    return float(quantiles.sum() * variance**0.5)
+
+
+def _arms_of_difference(first: Arm, second: Arm, paired: bool) -> list[Arm]:
+    """What `_estimate` sums; paired seeds are one arm."""
+    (values, samples), (others, drawn) = first, second
     if paired:
-        return _over_seeds([(values - others, samples - drawn)], patients, floor=-1.0)
-    return _over_seeds([first, (-others, -drawn)], patients, floor=-1.0)
+        return [(values - others, samples - drawn)]
+    return [first, (-others, -drawn)]
 
 
 def _over_seeds(
     arms: Sequence[Arm], patients: int, *, floor: float
 ) -> tuple[Interval, float | None]:
     """The sum of the arms' means, within [floor, 1]."""
-    value = sum(values.mean() for values, _ in arms)
+    found = _estimate(arms, patients)
+    if found is None:
+        return bootstrap.UNDEFINED, None
+    value, variance, freedom = found
+    if variance == 0:
+        return bootstrap.rounded(value, value, value), float(value == 0)
+    tail = scipy.special.stdtrit(freedom, (1 + bootstrap.LEVEL) / 2) * variance**0.5
+    p = 2 * scipy.special.stdtr(freedom, -abs(value) / variance**0.5)
+    return bootstrap.rounded(value, max(floor, value - tail), min(1.0, value + tail)), float(p)
+
+
+def _estimate(arms: Sequence[Arm], patients: int) -> tuple[float, float, float] | None:
+    """The sum of the arms' means, its variance and the degrees of freedom; None if undefined."""
+    value = float(sum(values.mean() for values, _ in arms))
     defined = np.all([np.isfinite(samples).all(axis=1) for _, samples in arms], axis=0)
     if not np.isfinite(value) or defined.sum() < 2 or not patients:
-        return bootstrap.UNDEFINED, None
+        return None
     arms = [(values, samples[defined]) for values, samples in arms]
     # The seeds differ by themselves and because each meets the patients differently; the second
     # part is in the bootstrap too and is counted once.
@@ -74,11 +115,9 @@ def _over_seeds(
     of_patients = max(0.0, np.var(drawn, ddof=1) - twice) * m / (m - 1)
     variance = sum(seeds) + of_patients
     if variance == 0:
-        return bootstrap.rounded(value, value, value), float(value == 0)
+        return value, 0.0, np.inf
     freedom = variance**2 / (
         sum(part**2 / (len(values) - 1) for part, (values, _) in zip(seeds, arms, strict=True))
         + of_patients**2 / (m - 1)
     )
-    tail = scipy.special.stdtrit(freedom, (1 + bootstrap.LEVEL) / 2) * variance**0.5
-    p = 2 * scipy.special.stdtr(freedom, -abs(value) / variance**0.5)
-    return bootstrap.rounded(value, max(floor, value - tail), min(1.0, value + tail)), float(p)
+    return value, float(variance), float(freedom)

@@ -79,6 +79,39 @@ def inference_function(
     return jax.default_matmul_precision("highest")(infer)
 
 
+def function_by_platform(
+    members: Sequence[Member],
+    calibration: dict[str, Any],
+    combine: str = "logit",
+    tta: str | None = None,
+) -> Callable[["jax.Array"], dict[str, "jax.Array"]]:
+    """`inference_function` with a branch for CPUs, whose ops are those that training uses there.
+
+    The other platforms share the members' own ops. Only JAX's export can hold both branches. The
+    parameters are operands of the branches, so that they are stored once.
+    """
+    import jax
+
+    from cbam_flax.models.ops import ops_for
+
+    models, variables = zip(*members, strict=True)
+    on_cpu = [model.clone(stage_ops=ops_for("cpu")) for model in models]
+
+    def branch(models: Sequence["CBAMResNet"]) -> Callable[..., dict[str, "jax.Array"]]:
+        def infer(variables: Sequence[dict[str, Any]], images: jax.Array) -> dict[str, jax.Array]:
+            members = list(zip(models, variables, strict=True))
+            return inference_function(members, calibration, combine, tta)(images)
+
+        return infer
+
+    def infer(images: jax.Array) -> dict[str, jax.Array]:
+        return jax.lax.platform_dependent(
+            variables, images, cpu=branch(on_cpu), default=branch(models)
+        )
+
+    return infer
+
+
 def _combined(logits: Sequence["jax.Array"], combine: str) -> "jax.Array":
     import jax
     import jax.numpy as jnp
@@ -92,15 +125,29 @@ def _combined(logits: Sequence["jax.Array"], combine: str) -> "jax.Array":
     return jnp.log(positive) - jnp.log(negative)
 
 
-def write(folder: pathlib.Path, infer: Callable[..., Any], image_size: int) -> None:
-    """Writes `model.stablehlo`, `model.onnx` and `saved_model/`, each for any batch size."""
+def write(
+    folder: pathlib.Path,
+    infer: Callable[..., Any],
+    infer_by_platform: Callable[..., Any],
+    image_size: int,
+) -> None:
+    """Writes `model.stablehlo`, `model.onnx` and `saved_model/`, each for any batch size.
+
+    Args:
+        infer: of `inference_function`.
+        infer_by_platform: of `function_by_platform`, for `model.stablehlo`.
+    """
     import jax
 
     # StableHLO and SavedModel carry each operation's source file; strip this machine's folders.
     jax.config.update("jax_hlo_source_file_canonicalization_regex", SOURCE_FOLDERS)
-    writers = {"jax": write_stablehlo, "onnx": write_onnx, "tensorflow": write_saved_model}
-    for runtime, write_one in cli.progress(writers.items(), "writing", unit="artefact"):
-        write_one(folder / ARTEFACTS[runtime], infer, image_size)
+    writers = {
+        "jax": (write_stablehlo, infer_by_platform),
+        "onnx": (write_onnx, infer),
+        "tensorflow": (write_saved_model, infer),
+    }
+    for runtime, (write_one, of) in cli.progress(writers.items(), "writing", unit="artefact"):
+        write_one(folder / ARTEFACTS[runtime], of, image_size)
 
 
 def write_stablehlo(path: pathlib.Path, infer: Callable[..., Any], image_size: int) -> None:

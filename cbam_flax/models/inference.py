@@ -1,6 +1,6 @@
 """Inference in chunks of images where that is faster."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import flax.linen as nn
@@ -35,11 +35,28 @@ def layer_names(model: CBAMResNet) -> list[str]:
     return list(model.layers(train=False))
 
 
+def in_chunks(model: CBAMResNet, run: Callable[[jax.Array], Any], images: jax.Array) -> Any:
+    """`run(images)`, on as many images at a time as is fastest on the model's platform.
+
+    On a CPU the early stages, whose maps are large, are faster on chunks of images whose maps fit
+    the cache.
+
+    Args:
+        run: layers of the model, from images `(n, H, W, channels)` to a tree of arrays, each with
+            the images along its first axis.
+    """
+    min_channels = max(round(min(model.stages) * model.width), 1)
+    chunk_size = model.stage_ops[0].chunk(images.shape, min_channels)
+    if chunk_size == images.shape[0]:
+        return run(images)
+    found = jax.lax.map(run, images.reshape(-1, chunk_size, *images.shape[1:]))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+
+
 def infer(model: CBAMResNet, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
     """`model.apply(variables, images)` in the way that is fastest on the model's platform.
 
-    On a CPU the early stages, whose maps are large, run in chunks of images whose maps fit the
-    cache. From the last block on the weights are larger than the maps, so the full batch runs.
+    From the last block on the weights are larger than the maps, so there the full batch runs.
 
     Args:
         images: as `CBAMResNet` takes them.
@@ -51,14 +68,9 @@ def infer(model: CBAMResNet, variables: Mapping[str, Any], images: jax.Array) ->
         ValueError: as `CBAMResNet`.
     """
     model.check(images)
-    min_channels = max(round(min(model.stages) * model.width), 1)
-    chunk_size = model.stage_ops[0].chunk(images.shape, min_channels)
-    if chunk_size == images.shape[0]:
-        return cast(jax.Array, model.apply(variables, images))
     names = layer_names(model)
     first_small_stage = names.index("block4")
     early, late = (part(model, n) for n in (names[:first_small_stage], names[first_small_stage:]))
-    chunks = images.astype(model.dtype).reshape(-1, chunk_size, *images.shape[1:])
-    maps = jax.lax.map(lambda chunk: ops.array(early.apply(variables, chunk)), chunks)
-    logits = late.apply(variables, maps.reshape(-1, *maps.shape[2:]))
-    return cast(jax.Array, logits)
+    images = images.astype(model.dtype)
+    maps = in_chunks(model, lambda chunk: ops.array(early.apply(variables, chunk)), images)
+    return cast(jax.Array, late.apply(variables, maps))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cbam_flax.models import ops
 from cbam_flax.models.cbam_resnet import CBAMResNet
-from cbam_flax.models.inference import layer_names, part
+from cbam_flax.models.inference import in_chunks, layer_names, part
 
 
 class Inference(NamedTuple):
@@ -46,8 +46,14 @@ def infer_with_maps(
     last = f"block{len(model.stages)}"
     after = names.index(last) + 1
     upto, behind = part(model, names[:after]), part(model, names[after:])
-    block, sown = upto.apply(variables, images.astype(model.dtype), mutable=["intermediates"])
-    activation = ops.array(block)
+
+    def look(images: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        block, sown = upto.apply(variables, images, mutable=["intermediates"])
+        gates = sown.get("intermediates", {}).get(last, {}).get("cbam", {}).get("spatial")
+        gate = None if gates is None else gates["gate"][0][..., 0].astype(jnp.float32)
+        return ops.array(block), gate
+
+    activation, gate = in_chunks(model, look, images.astype(model.dtype))
 
     def rest(x: jax.Array) -> jax.Array:
         return cast(jax.Array, behind.apply(variables, x))
@@ -59,8 +65,6 @@ def infer_with_maps(
         weights = gradient.mean(axis=(1, 2), keepdims=True)
         return nn.relu((weights * activation).sum(axis=-1)).astype(jnp.float32)
 
-    gates = sown.get("intermediates", {}).get(last, {}).get("cbam", {}).get("spatial")
-    gate = None if gates is None else gates["gate"][0][..., 0].astype(jnp.float32)
     return Inference(logits, gate, grad_cam)
 
 

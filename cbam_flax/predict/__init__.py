@@ -3,6 +3,7 @@
 The Python interface is Predictor.load("bundle").predict(["radiograph.dcm"]).
 """
 
-from cbam_flax.predict.predictor import RUNTIMES, Predictor
+from cbam_flax.predict.choice import RUNTIMES
+from cbam_flax.predict.predictor import Predictor
 
 __all__ = ["RUNTIMES", "Predictor"]

@@ -1,5 +1,6 @@
 """python -m cbam_flax.predict: radiographs, or folders of them -> predictions.csv, rejected.csv."""
 
+import os
 import pathlib
 import sys
 
@@ -29,7 +30,12 @@ def main() -> int:
     parser.add_argument(
         "--out", type=pathlib.Path, required=True, help="folder for the predictions"
     )
-    parser.add_argument("--runtime", choices=RUNTIMES, default="jax")
+    parser.add_argument(
+        "--runtime",
+        choices=("auto", *RUNTIMES),
+        default="auto",
+        help="auto (the default) takes what is installed and fastest, and says what it took",
+    )
     parser.add_argument(
         *("--verify_with", "--verify-with"),
         type=pathlib.Path,
@@ -58,6 +64,7 @@ def main() -> int:
         if (value := getattr(arguments, name)) < least:
             raise cli.UserError(f"--{name} is {value}; it must be at least {least}")
 
+    keep_compiled_programs()
     if arguments.dicom_output:
         dicom_output.require_highdicom()
     sources = reader.find_files(arguments.paths)
@@ -71,7 +78,11 @@ def main() -> int:
         earlier=earlier_results,
     ) as draft:
         predictor = Predictor.load(
-            arguments.bundle, arguments.runtime, arguments.batch_size, arguments.verify_with
+            arguments.bundle,
+            arguments.runtime,
+            arguments.batch_size,
+            arguments.verify_with,
+            images=len(sources),
         )
         method = saliency.choose(predictor.bundle, arguments.saliency)
         summary = score_files(
@@ -92,11 +103,23 @@ def main() -> int:
             f"no DICOM output for {summary.without_dicom} of the scored images: they have no valid "
             f"study, series and instance UID to refer to"
         )
+    print(f"runtime: {predictor.runtime}")
     print(
         f"images: {summary.scored} scored, {summary.refused} refused; "
         f"see predictions.csv and rejected.csv in {arguments.out}"
     )
     return 0 if summary.scored else 1
+
+
+def keep_compiled_programs() -> None:
+    """Lets JAX, if it is imported, keep what it compiles in the user's cache folder.
+
+    JAX knows the programs by their content, its version and the machine; one that it cannot read or
+    write costs a warning and the time to compile.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "cbam_flax", "jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def command() -> None:

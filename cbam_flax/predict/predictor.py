@@ -8,10 +8,9 @@ import numpy as np
 
 from cbam_flax.predict import reader, runtimes, signature
 from cbam_flax.predict.bundle import artefact_path, read_bundle
+from cbam_flax.predict.choice import RUNTIMES, choose
 from cbam_flax.predict.scores import findings
 from data_prep import cli
-
-RUNTIMES = ("jax", "onnx")
 
 
 class Predictor:
@@ -19,39 +18,47 @@ class Predictor:
 
     Attributes:
         bundle: what bundle.json says.
+        runtime: which of `RUNTIMES` computes.
     """
 
     def __init__(
-        self, bundle: dict[str, Any], function: runtimes.Function, batch_size: int
+        self, bundle: dict[str, Any], function: runtimes.Function, batch_size: int, runtime: str
     ) -> None:
         self.bundle = bundle
         self.batch_size = batch_size
+        self.runtime = runtime
         self._function = function
 
     @classmethod
     def load(
         cls,
         bundle: str | os.PathLike[str],
-        runtime: str = "jax",
+        runtime: str = "auto",
         batch_size: int = 8,
         verify_with: str | os.PathLike[str] | None = None,
+        images: int | None = None,
     ) -> "Predictor":
-        """Loads a bundle for one runtime, "jax" or "onnx".
+        """Loads a bundle for one runtime.
 
         Args:
+            runtime: "jax", "onnx", or "auto": what is installed and fastest (`choice.choose`).
+                Their probabilities differ by rounding, about 1e-7.
             batch_size: the most images that go through the model at once.
             verify_with: file of an Ed25519 public key; the bundle must be signed with its private
                 half.
+            images: how many are to be scored, for "auto"; by default many.
 
         Raises:
             UserError: no bundle, one of another schema version or a damaged one, one without the
                 signature, or the runtime is unknown, not installed or cannot load it.
         """
-        if runtime not in RUNTIMES:
-            raise cli.UserError(f"the runtime {runtime!r} is none of {', '.join(RUNTIMES)}")
+        if runtime not in ("auto", *RUNTIMES):
+            raise cli.UserError(f"the runtime {runtime!r} is none of auto, {', '.join(RUNTIMES)}")
         folder = pathlib.Path(bundle)
         key = signature.public_key(pathlib.Path(verify_with)) if verify_with else None
         description = read_bundle(folder, key)
+        if runtime == "auto":
+            runtime = choose(description, images)
         path = artefact_path(folder, description, runtime)
         try:
             function = runtimes.LOADERS[runtime](path)
@@ -65,7 +72,7 @@ class Predictor:
                 f"--runtime={runtime} cannot load {path} ({error}); update its package, "
                 f"or choose the other of jax and onnx"
             ) from error
-        return cls(description, function, batch_size)
+        return cls(description, function, batch_size, runtime)
 
     def predict(self, inputs: Any) -> np.ndarray:
         """Calibrated probabilities of the positive label, or of each of several findings.

@@ -2,10 +2,12 @@
 
 `python -P cbam_flax/predict/runtimes.py RUNTIME ARTEFACT INPUTS.npy OUTPUTS.npz` runs one of them
 on stored inputs; export starts it as a fresh process to check that an artefact works without the
-training code.
+training code. RUNTIME `jax:cuda` runs what `model.stablehlo` holds for a GPU, on the CPU.
 """
 
 import contextlib
+import dataclasses
+import functools
 import pathlib
 import struct
 import sys
@@ -31,15 +33,24 @@ def _faults(*kinds: type[Exception]) -> Iterator[None]:
         raise Fault(lines[0] if lines else type(error).__name__) from error
 
 
-def load_jax(path: pathlib.Path) -> Function:
-    """`model.stablehlo` on JAX's default device; needs jax alone, no flax."""
+def load_jax(path: pathlib.Path, branch: str | None = None) -> Function:
+    """`model.stablehlo` on JAX's default device; needs jax alone, no flax.
+
+    Args:
+        branch: runs on the CPU what the file holds for this platform, "cuda" or "tpu".
+    """
     import jax
     import jax.export
 
     # What the reader of the format, flatbuffers, raises for content that is none of it.
     malformed = (struct.error, TypeError, LookupError, AttributeError, AssertionError)
     with _faults(*malformed, ValueError, RuntimeError):
-        call = jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
+        exported = jax.export.deserialize(bytearray(path.read_bytes()))
+        if branch:  # a platform's branch goes by its place among the platforms
+            names = {"cpu": branch, branch: "cpu"}
+            platforms = tuple(names.get(name, name) for name in exported.platforms)
+            exported = dataclasses.replace(exported, platforms=platforms)
+        call = jax.jit(exported.call)
 
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
         with _faults(ValueError, RuntimeError):  # JaxRuntimeError too, such as out of memory
@@ -95,6 +106,8 @@ LOADERS: dict[str, Callable[[pathlib.Path], Function]] = {
 
 if __name__ == "__main__":
     runtime, artefact, inputs, outputs = sys.argv[1:]
-    results = LOADERS[runtime](pathlib.Path(artefact))(np.load(inputs))
+    runtime, _, branch = runtime.partition(":")
+    load = functools.partial(load_jax, branch=branch) if branch else LOADERS[runtime]
+    results = load(pathlib.Path(artefact))(np.load(inputs))
     with open(outputs, "wb") as file:
         np.savez(file, allow_pickle=False, **results)

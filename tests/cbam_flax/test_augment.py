@@ -63,6 +63,40 @@ def test_products_sample_as_gathers_do(degrees):
     np.testing.assert_array_equal(fractions.astype(jnp.bfloat16), fractions)
 
 
+@pytest.mark.parametrize(
+    ("shape", "ranges"),
+    [
+        ((128, 128, 1), {"rotation": 10.0, "scale": 0.1, "shift": 0.3}),
+        ((129, 140, 1), {"rotation": 180.0, "scale": 0.0, "shift": 0.1}),
+        ((136, 136, 1), {"rotation": 5.0, "scale": 0.3, "flip_horizontal": True}),
+    ],
+)
+def test_tiles_change_no_bit(shape, ranges):
+    """Each reads a window that holds all it needs, also in the extreme and outside the image."""
+    image = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32) / 255
+    sampled = jax.jit(augment_lib.sample_by_products, static_argnums=2)
+    bound = augment_lib.reach(config(**ranges))
+    turn, zoom = np.deg2rad(min(ranges["rotation"], 45)), 1 - ranges["scale"]
+    turned = [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0]]
+    keys = jax.random.split(jax.random.key(0), 3)
+    drawn = [random_affine(key, config(**ranges)) for key in keys]
+    for matrix in [jnp.float32(turned) / zoom, *drawn]:
+        points = augment_lib.source_points(*shape[:2], matrix)
+        whole = sampled(image, points, np.inf)
+        np.testing.assert_array_equal(sampled(image, points, bound), whole)
+        assert (whole > 0.5).any()
+
+
+def test_tiles_take_a_small_part_of_the_operations():
+    points = jnp.zeros((256, 256, 2))
+
+    def operations(reach):
+        sample = jax.jit(lambda x: augment_lib.sample_by_products(x, points, reach))
+        return sample.lower(jnp.zeros((256, 256, 1))).compile().cost_analysis()["flops"]
+
+    assert operations(1.3) < operations(np.inf) / 10
+
+
 def test_warp_and_its_inverse_give_the_image_back():
     matrix = random_affine(jax.random.key(1), config(rotation=20.0, scale=0.1, shift=0.05))
     image = images(1, 64)[0]

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from cbam_flax import folds
-from cbam_flax.input_pipeline import load_split
+from cbam_flax import folds, input_pipeline
+from cbam_flax.input_pipeline import load_split, open_splits
 from data_prep.cli import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -99,7 +99,9 @@ def test_folds_of_a_prepared_data_set_hold_its_images(prepared):
         before |= dict(zip(split.columns["image_id"], split.images, strict=True))
     tested, prints = set(), set()
     for fold in range(3):
-        parts = {name: load_split(*where, name, 3, fold) for name in SPLITS}
+        load = open_splits(*where, 3, fold)
+        parts = {name: load(name) for name in SPLITS}
+        assert parts["test"].fingerprint == load_split(*where, "test", 3, fold).fingerprint
         ids = [one for part in parts.values() for one in part.columns["image_id"]]
         assert sorted(ids) == sorted(before)
         for name, part in parts.items():
@@ -113,6 +115,28 @@ def test_folds_of_a_prepared_data_set_hold_its_images(prepared):
         tested |= set(parts["test"].columns["image_id"])
     assert tested == set(before)
     assert len(prints) == 9
+
+
+def test_splits_are_checked_and_divided_once_until_they_are_opened_anew(prepared, monkeypatch):
+    where = (str(prepared), "pneumonia_mnist", 28)
+    calls = []
+
+    def counted(module, name):
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args: calls.append(name) or function(*args))
+
+    counted(input_pipeline, "decoded")
+    counted(folds, "divide")
+    load = open_splits(*where, 3, 1)
+    assert calls == []
+    for name in (*SPLITS, *SPLITS):
+        load(name)
+    assert calls == ["decoded", "decoded", "decoded", "divide"]
+    open_splits(*where, 3, 1)("test")
+    assert len(calls) == 8
+    whole = open_splits(*where)
+    assert whole("train") is whole("train")
+    assert calls[8:] == ["decoded"]
 
 
 def test_the_fingerprint_of_a_fold_holds_that_of_the_data_and_the_ids(prepared):

@@ -179,6 +179,9 @@ def test_the_bundle_is_whole(bundle, workdir):
     differences = described["verification"]["max_difference"]
     assert set(differences) == artefacts
     assert all(value <= 1e-4 for value in differences.values())
+    platforms = described["verification"]["platforms"]
+    assert list(platforms) == ["cpu", "cuda", "tpu"]
+    assert all(each["max_difference"] <= 1e-4 for each in platforms.values())
     stablehlo = (bundle / "model.stablehlo").stat().st_size
     assert (bundle / "model.onnx").stat().st_size < 1.5 * stablehlo + 200_000  # parameters once
     # No path of the machine that made it, in any file.
@@ -197,6 +200,7 @@ def test_predict_equals_the_training_code(bundle, keys, images, expected, tmp_pa
     )
     assert process.returncode == 0, process.stderr
     assert "warning" not in process.stderr
+    assert f"runtime: {runtime}\n" in process.stdout
     rows = read_csv(tmp_path / "out" / "predictions.csv")
     assert [row["image_id"] for row in rows] == ["0", "1", "2", "3", "4"]
     found = np.array([float(row["probability"]) for row in rows])
@@ -258,9 +262,10 @@ def test_bad_files_are_listed_and_stop_nothing(bundle, images, tmp_path):
     (tmp_path / "in" / "deep" / "page.dcm").write_text("<html></html>")
     cut = images[1].read_bytes()[:-5000]
     (tmp_path / "in" / "cut.dcm").write_bytes(cut)
-    arguments = (f"--bundle={bundle}", f"--out={tmp_path / 'out'}", "--runtime=onnx")
+    arguments = (f"--bundle={bundle}", f"--out={tmp_path / 'out'}")
     process = predict(*arguments, "--overlays", images[0], tmp_path / "in")
     assert process.returncode == 0, process.stderr
+    assert "runtime: onnx\n" in process.stdout  # --runtime=auto, for few images
     assert "1 scored, 2 refused" in process.stdout
     rejected = {
         pathlib.Path(row["file"]).name: row["code"]

@@ -165,6 +165,7 @@ def test_an_ensemble_of_several_findings_is_written_with_the_spread_of_each(
     }
     page = findings_report.render(metrics, Pictures())
     assert "The score is the mean logit of 2 runs" in page
+    assert "Not a medical device" in page
     target = epath.Path(tmp_path) / "evaluation" / "ensemble-test"
     folder.write(target, metrics, predictions | {"spread": spread}, {}, page)
     head, first, *_ = (target / "predictions.csv").read_text().splitlines()

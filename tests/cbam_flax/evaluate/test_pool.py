@@ -106,6 +106,7 @@ def test_every_image_is_judged_once_at_the_threshold_of_its_own_run(write_fold, 
     page = (tmp_path / "out" / "report.html").read_text()
     assert "mean of the AUROCs within the folds" in page
     assert "2 of 2 folds pooled" in page
+    assert "Not a medical device" in page
     [curve] = json.loads(re.findall(r"<script type='application/json'>(.*?)</script>", page)[0])
     at, *called = curve["points"][curve["start"]]
     assert at == 0.45  # between the thresholds of the folds
@@ -130,6 +131,10 @@ def test_seeds_widen_the_interval_and_are_averaged(write_fold, tmp_path):
     assert (tmp_path / "pooled-test" / "metrics.json").exists()
     rows = (tmp_path / "pooled-test" / "predictions.csv").read_text().splitlines()
     assert len(rows) == 1 + 3 * 180
+    page = (tmp_path / "pooled-test" / "report.html").read_text()
+    assert "standard deviation over seeds" in page
+    [curve] = json.loads(re.findall(r"<script type='application/json'>(.*?)</script>", page)[0])
+    assert (curve["positive"], curve["negative"]) == (3 * 60, 3 * 120)
 
 
 def test_missing_folds_and_the_warnings_of_the_runs_are_told(write_fold):

@@ -104,6 +104,7 @@ def test_the_figures_are_told(metrics):
         "split by patient",
         "c0de",
         "grad cam",
+        "Not a medical device",
     ):
         assert expected in text, expected
     for row in metrics["subgroups"]:

@@ -81,12 +81,15 @@ def data(make_columns, monkeypatch):
             columns = make_columns(n, seed, f"{data_dir}-{name}")
             splits[data_dir, name] = Split(name, images, columns, manifest)
 
-    def load(data_dir, dataset, image_size, split, folds=0, fold=0):
-        if (data_dir, split) not in splits:
-            raise UserError(f"no prepared data in {data_dir}")
-        return splits[data_dir, split]
+    def open_splits(data_dir, dataset, image_size, folds=0, fold=0):
+        def load(split):
+            if (data_dir, split) not in splits:
+                raise UserError(f"no prepared data in {data_dir}")
+            return splits[data_dir, split]
 
-    monkeypatch.setattr("cbam_flax.evaluate.run.load_split", load)
+        return load
+
+    monkeypatch.setattr("cbam_flax.evaluate.run.open_splits", open_splits)
     return splits
 
 
@@ -223,6 +226,17 @@ def test_external_data_without_the_runs_own(workdir, data, plain):
     assert metrics["baselines"] is None
     assert "not available" in metrics["warnings"][0]
     assert (workdir / "evaluation" / "elsewhere" / "report.html").exists()
+
+
+def test_data_are_opened_once(workdir, data, plain, monkeypatch):
+    opened, open_splits = [], run_lib.open_splits
+    monkeypatch.setattr(
+        run_lib, "open_splits", lambda *where: opened.append(where[0]) or open_splits(*where)
+    )
+    evaluate_workdir(str(workdir), **QUICK)
+    assert opened == ["home"]
+    evaluate_workdir(str(workdir), data_dir="other hospital", **QUICK)
+    assert opened[1:] == ["other hospital", "home"]
 
 
 def test_data_that_moved_are_still_the_runs_own(workdir, data, plain):

@@ -1,8 +1,10 @@
 """ONNX and SavedModel are tested with the commands, in tests/integration/test_export_predict.py."""
 
+import dataclasses
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -118,11 +120,44 @@ def test_grad_cam_is_of_the_finding_with_the_highest_probability(images, monkeyp
     assert (artefacts.inference_function(members, lines)(images)["grad_cam"] == 1).all()
 
 
-def test_stablehlo_runs_on_three_platforms_at_any_batch_size(model, images, tmp_path):
-    import jax.export
+# And whether the maps of a batch fit a CPU's cache, or those of one image.
+SWITCHES = [
+    ({"preset": "notebook"}, True),
+    ({"attention": "none", "head": "gap", "context": "none"}, False),
+    ({"attention": "se", "pooling": "max", "findings": 3}, True),
+    ({"attention": "spatial", "spatial_norm": "batch", "pooling": "avg"}, False),
+]
 
+
+@pytest.mark.parametrize(("switches", "fits"), SWITCHES, ids=str)
+def test_the_branches_compute_the_same_for_any_batch(draw_variables, monkeypatch, switches, fits):
+    """In float64, of a batch whose size the export does not know."""
+    monkeypatch.setattr("cbam_flax.models.ops.table.CACHED", 2**22 if fits else 1)
+    settings = {"width": 0.0625, "reduction": 4, "hidden": 16, "dtype": "float64"}
+    with jax.enable_x64(True):
+        model = create_model(settings | {"param_dtype": "float64"} | switches, platform="any")
+        variables = jax.tree.map(np.float64, draw_variables(model, SIZE))
+        infer = artefacts.function_by_platform([(model, variables)], CALIBRATION)
+        batch = jax.export.symbolic_shape(f"batch, {SIZE}, {SIZE}, 1")
+        images = jax.ShapeDtypeStruct(batch, np.float64)
+        exported = jax.export.export(jax.jit(infer), platforms=artefacts.PLATFORMS)(images)
+        assert ("stablehlo.while" in exported.mlir_module()) == (not fits)
+        swapped = dataclasses.replace(exported, platforms=("cuda", "cpu", "tpu"))
+        for count in (1, 3):
+            images = np.random.default_rng(0).random((count, SIZE, SIZE, 1))
+            outputs = jax.jit(exported.call)(images)
+            others = jax.jit(swapped.call)(images)
+            assert outputs.keys() == others.keys()
+            for name, value in others.items():
+                np.testing.assert_allclose(outputs[name], value, rtol=0, atol=1e-10)
+
+
+def test_stablehlo_runs_on_three_platforms_at_any_batch_size(model, images, tmp_path):
     infer = artefacts.inference_function([model], CALIBRATION)
-    artefacts.write_stablehlo(tmp_path / "m", infer, SIZE)
+    both = artefacts.function_by_platform([model], CALIBRATION)
+    artefacts.write_stablehlo(tmp_path / "m", both, SIZE)
+    largest = max(jax.tree.leaves(model[1]), key=lambda leaf: leaf.nbytes)
+    assert (tmp_path / "m").read_bytes().count(np.asarray(largest).tobytes()) == 1
     exported = jax.export.deserialize(bytearray((tmp_path / "m").read_bytes()))
     assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
     run = runtimes.load_jax(tmp_path / "m")

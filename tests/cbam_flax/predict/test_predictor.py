@@ -284,7 +284,7 @@ def test_a_damaged_bundle_is_refused_before_it_scores(toy, tmp_path):
         Predictor.load(tmp_path)
     with pytest.raises(UserError, match=r"has no model\.onnx"):
         Predictor.load(toy, runtime="onnx")
-    with pytest.raises(UserError, match="'torch' is none of jax, onnx"):
+    with pytest.raises(UserError, match="'torch' is none of auto, jax, onnx"):
         Predictor.load(toy, runtime="torch")
 
 

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cbam_flax.models.ops.cpu import planned_batch
+
 TILE = 4
 # And infinity. Each near to another's inverse, which halves the error of the usual 1, -1, 2, -2.
 POINTS = (0, 5 / 8, -5 / 8, 3 / 2, -3 / 2)
@@ -62,9 +64,9 @@ class Blocks(NamedTuple):
 
     @classmethod
     def of(cls, shape: Sequence[int], rate: int) -> "Blocks":
-        batch, height, width, _ = shape
+        _, height, width, _ = shape
         down, across = (-(-size // (TILE * rate)) for size in (height, width))
-        most = max(BLOCK // (batch * across * rate), 1)
+        most = max(BLOCK // (planned_batch(shape) * across * rate), 1)
         rows = max(n for n in range(1, down + 1) if down % n == 0 and n <= most)
         return cls(down, across, rate, rows)
 

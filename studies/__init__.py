@@ -1,0 +1,1 @@
+"""Questions to the model, each a file in `questions/`, and the page that answers them."""
