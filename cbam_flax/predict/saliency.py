@@ -53,6 +53,7 @@ def merit(bundle: dict[str, Any], method: str) -> str:
 
 def occlusion(
     logits: Callable[[np.ndarray], np.ndarray],
+    before: np.ndarray,
     images: np.ndarray,
     squares: Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]] = iter,
 ) -> np.ndarray:
@@ -61,6 +62,7 @@ def occlusion(
 
     Args:
         logits: uint8 (N, S, S) -> (N,).
+        before: (N,), of the images as they are.
         images: uint8 (N, S, S).
         squares: shows progress over the positions.
 
@@ -68,7 +70,6 @@ def occlusion(
         float32 (N, 8, 8).
     """
     grey = images.mean(axis=(1, 2), keepdims=True).astype(np.uint8)
-    before = logits(images)
     falls = [
         np.maximum(before - logits(np.where(covered, grey, images)), 0)
         for covered in squares(_squares(images.shape[1]))
@@ -105,8 +106,8 @@ def maps(
     lines = [lines[name] for name in findings(bundle)] or [lines]
     scale, bias = (np.array([one[key] for one in lines])[explained] for key in ("scale", "bias"))
 
-    def logits(images: np.ndarray) -> np.ndarray:
-        chances = run(images)["probability"].reshape(len(images), -1).astype(np.float64)
+    def logit(outputs: dict[str, np.ndarray]) -> np.ndarray:
+        chances = outputs["probability"].reshape(len(images), -1).astype(np.float64)
         # A float32 probability of 1 has lost its logit: the largest below it has 17.
         chance = chances[np.arange(len(images)), explained].clip(1e-37, 1 - 2.0**-24)
         return (np.log(chance) - np.log1p(-chance) - bias) / scale
@@ -114,4 +115,4 @@ def maps(
     def progress(positions: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
         return cli.progress(positions, "occlusion maps", unit="position", delay=3, leave=False)
 
-    return occlusion(logits, images, progress)
+    return occlusion(lambda covered: logit(run(covered)), logit(outputs), images, progress)
