@@ -74,15 +74,18 @@ def test_occlusion_is_the_fall_of_the_logit():
 
 
 def test_occlusion_is_of_the_finding_with_the_highest_probability():
-    def several(images):
-        logit = run(images)["logit"]
-        return {"probability": 1 / (1 + np.exp(-(logit * [1, 4] + [0.5, 1])))}
+    biases = np.array([[9.0, 1.0], [1.0, 9.0], [9.0, 1.0]])  # which is the highest
 
+    def several(images):
+        return {"probability": 1 / (1 + np.exp(-(run(images)["logit"] + biases)))}
+
+    lines = {name: {"scale": 1.0, "bias": 0.0} for name in ("Mass", "Hernia")}
+    bundle = SEVERAL | {"calibration": lines | {"Hernia": {"scale": 0.5, "bias": 0.0}}}
     outputs = several(IMAGES)
-    highest = np.array([1, 0, 1])
-    outputs["probability"] = np.where(np.eye(2)[highest], 0.9, 0.1)
-    found = saliency.maps(SEVERAL, "occlusion", several, IMAGES, outputs)
-    fall = np.maximum(run(IMAGES)["logit"] - run(covered(2, 5))["logit"], 0)
+    highest = outputs["probability"].argmax(axis=1)
+    assert highest.tolist() == [0, 1, 0]
+    found = saliency.maps(bundle, "occlusion", several, IMAGES, outputs)
+    fall = np.maximum(run(IMAGES)["logit"] - run(covered(2, 5))["logit"], 0) * [1, 2]
     np.testing.assert_allclose(found[:, 2, 5], fall[np.arange(3), highest], atol=1e-6)
 
 
