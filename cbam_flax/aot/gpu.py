@@ -15,7 +15,7 @@ class Cores(NamedTuple):
     """Streaming multiprocessors: what the compiler tiles and schedules for."""
 
     capability: int  # CUDA compute capability, x.0
-    count: int
+    number: int
     float32_units: int  # in each
     shared_memory: int  # KiB in each; a block can have all but one
     l2_cache: int  # MiB, of the chip
@@ -37,7 +37,7 @@ gpu_device_info {{
   name: "NVIDIA {name}"
   device_vendor: "NVIDIA Corporation"
   cuda_compute_capability {{ major: {cores.capability} }}
-  core_count: {cores.count}
+  core_count: {cores.number}
   fpus_per_core: {cores.float32_units}
   clock_rate_ghz: {clock:.3f}
   memory_bandwidth: {chip.bandwidth:.0f}

@@ -83,7 +83,7 @@ def test_operations_of_a_product_that_was_really_compiled():
 def test_each_gpu_is_described(name):
     text = gpu.config(name, GPUS[name])
     assert f"memory_bandwidth: {GPUS[name].bandwidth:.0f}" in text
-    assert f"core_count: {gpu.CORES[name].count}" in text
+    assert f"core_count: {gpu.CORES[name].number}" in text
     assert text.count("{") == text.count("}")
 
 
