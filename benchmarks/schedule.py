@@ -84,11 +84,11 @@ def compile_one(name: str, batch_size: int) -> None:
 
     from cbam_flax import augment
     from cbam_flax.aot import compile as tpu_compile
-    from cbam_flax.aot import hlo_cost
+    from cbam_flax.aot import hlo_cost, targets
     from cbam_flax.models.ops.statistics.tpu import mean_and_max
     from cbam_flax.models.ops.tpu import IMAGES_LAST
 
-    target = tpu_compile.target("v5e:2x2")
+    target = targets.target("v5e:2x2")
     place = SingleDeviceSharding(target.devices[0])
 
     def array(shape: tuple[int, ...], dtype: Any, layout: tuple[int, ...] | None = None) -> Any:

@@ -35,6 +35,7 @@ def main() -> int:
 
     from benchmarks.plain_model import PlainModel
     from cbam_flax.aot import compile as tpu_compile
+    from cbam_flax.aot import targets
     from configs import rsna
 
     def without_gate_kernels(params: Any) -> Any:
@@ -43,7 +44,7 @@ def main() -> int:
 
         return jax.tree_util.tree_map_with_path(stop, params)
 
-    target = tpu_compile.target(args.topology)
+    target = targets.target(args.topology)
     share = len(target.devices) // target.chips
     chip = target.chip._replace(
         bandwidth=target.chip.bandwidth / share, flops=target.chip.flops / share

@@ -170,6 +170,7 @@ def progress(
             "miniters": max(1, length // PROGRESS_LINES),
             "delay": PROGRESS_SECONDS,
             "leave": False,
+            "position": 0,  # of a bar inside another too: no line is left that it could move to
         }
         unit = f" {unit}s"
     return tqdm(iterable, what, total, unit=unit, **kwargs)

@@ -13,6 +13,7 @@ import argparse
 import os
 import pathlib
 
+from cbam_flax import logs
 from data_prep import cli
 from data_prep.files import locks
 
@@ -39,7 +40,7 @@ def main() -> None:
         raise cli.UserError(f"--workers={args.workers} is not at least 1; leave it out")
     environment = dict(os.environ)
     os.environ["JAX_PLATFORMS"] = "cpu"  # of this process: an accelerator is the runs' own
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logs.quiet_tensorflow()
     # Here, so that --help returns at once.
     from studies import lines, runner
 

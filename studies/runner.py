@@ -109,7 +109,8 @@ class Runner:
             found = measure.lines_of(
                 run, self._out / run.name, self._study.figures, self._cpu_seconds(run)
             )
-            lines.add(self._table, found, list(self._study.variants))
+            if found:  # a helper has none
+                lines.add(self._table, found, list(self._study.variants))
             first = self._study.figures[0]
             told = [f"{line['judged']} {first} {line[first]}" for line in found]
             print(f"{run.name}: {', '.join(told) or 'done'}", flush=True)

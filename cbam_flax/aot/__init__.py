@@ -1,1 +1,1 @@
-"""What a training step would cost on a TPU, by the TPU's own compiler, on any machine."""
+"""What a training step would cost on a TPU or GPU, by its own compiler, on any machine."""

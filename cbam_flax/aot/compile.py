@@ -1,13 +1,10 @@
-"""Compiles the training step, or one stage of the model, for TPUs that need not be present.
+"""Compiles the training step, or one stage of the model, for TPUs or GPUs that need not be present.
 
-libtpu compiles for a topology by its name; the result says how much memory it takes, and has the
-compiler's own estimate of cycles for every instruction (`cbam_flax.aot.hlo_cost`).
-Nothing is run: all times here are the compiler's cost model at the chip's clock, not measurements.
+The result says how much memory it takes; on a TPU it has the compiler's own estimate of cycles for
+every instruction (`cbam_flax.aot.hlo_cost`), on a GPU there are only lower bounds. Nothing is run:
+all times here are computed from these, not measured.
 """
 
-import importlib.util
-import math
-import os
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,52 +12,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.experimental import topologies
 from jax.experimental.layout import Format, Layout
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from cbam_flax import optimizer as optimizer_lib
 from cbam_flax import sharding, step
+from cbam_flax.aot.chips import Chip
 from cbam_flax.aot.hlo_cost import COLLECTIVES, Instruction, instructions
+from cbam_flax.aot.targets import Target
 from cbam_flax.input_pipeline import abstract_batch
 from cbam_flax.models import create_model
 from cbam_flax.models.inference import layer_names, part
 from cbam_flax.models.ops.tpu import compiler_options as options_for
 from data_prep.cli import UserError
-
-
-class Chip(NamedTuple):
-    """Per chip: clock Hz, bfloat16 FLOP/s, HBM bytes/s and bytes, links to other chips bytes/s."""
-
-    clock: float
-    flops: float
-    bandwidth: float
-    memory: float
-    links: float
-
-
-# cloud.google.com/tpu/docs/system-architecture-tpu-vm and the pages of the versions. The clocks are
-# those at which the matrix units reach the peak; links are one direction, all ports together.
-CHIPS = {
-    "v4": Chip(1.05e9, 275e12, 1228e9, 32 * 2**30, 300e9),
-    "v5e": Chip(1.5e9, 197e12, 819e9, 16 * 2**30, 200e9),
-    "v5p": Chip(1.75e9, 459e12, 2765e9, 95 * 2**30, 600e9),
-    "v6e": Chip(1.75e9, 918e12, 1640e9, 32 * 2**30, 400e9),
-}
-# Per element: 14 to 18 in the compiler's final schedules for a v5e
-# (`python -m benchmarks.schedule`).
-GATHER_CYCLES = 16
-# The smallest slice that libtpu describes; fewer chips are a subset of it.
-SMALLEST = {"v4": "2x2x1", "v5e": "2x2", "v5p": "2x2x1", "v6e": "2x2"}
-
-
-class Target(NamedTuple):
-    """Devices to compile for. On v4 a device is one of a chip's two cores, elsewhere a chip."""
-
-    devices: list[Any]
-    chips: int
-    chip: Chip
 
 
 class Report(NamedTuple):
@@ -93,50 +58,12 @@ class Report(NamedTuple):
 def cost(instruction: Instruction, chip: Chip) -> float:
     """Seconds: the compiler's estimate, or where it gives none the time to move the bytes.
 
-    A gather costs what its schedule takes, where that is longer.
+    A gather costs what its schedule takes, a matrix product its arithmetic, where that is longer.
     """
     if instruction.priced:
         return instruction.cycles / chip.clock
-    gathering = instruction.gathered * GATHER_CYCLES / chip.clock
-    return max(instruction.moved_bytes / chip.bandwidth, gathering)
-
-
-def target(topology: str, chips: int | None = None) -> Target:
-    """The chips of a topology such as "v5e:2x4", or the first `chips` of them.
-
-    Raises:
-        UserError: an unknown version or shape, too many chips, or no libtpu on this machine.
-    """
-    version, _, shape = topology.partition(":")
-    if version not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", shape):
-        raise UserError(
-            f"--topology is {topology!r}; it must be one of {', '.join(CHIPS)}, a colon, and the "
-            "shape of the slice, such as v5e:2x4 or v4:2x2x1"
-        )
-    if importlib.util.find_spec("libtpu") is None:
-        raise UserError(
-            "the TPU compiler is not installed; pip install -r requirements-tpu.txt brings it"
-        )
-    # Without these libtpu queries the cloud metadata server and locks out other processes.
-    os.environ |= {
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    }
-    try:
-        devices = list(topologies.get_topology_desc(topology, "tpu").devices)
-    except Exception as error:  # libtpu raises many types; the first line names the cause
-        raise UserError(
-            f"libtpu knows no topology {topology!r} ({str(error).splitlines()[0]}); the smallest "
-            f"of {version} is {version}:{SMALLEST[version]}"
-        ) from error
-    available = math.prod(map(int, shape.split("x")))
-    chips = available if chips is None else chips
-    if not 1 <= chips <= available:
-        raise UserError(f"--chips is {chips}; {topology} has {available}")
-    per_chip = len(devices) // available
-    return Target(devices[: chips * per_chip], chips, CHIPS[version])
+    gathering = instruction.gathered * chip.gather_cycles / chip.clock
+    return max(instruction.moved_bytes / chip.bandwidth, gathering, instruction.flops / chip.flops)
 
 
 def train_step(config: ConfigDict, target: Target, batch_per_chip: int) -> Report:
@@ -161,9 +88,11 @@ def train_step(config: ConfigDict, target: Target, batch_per_chip: int) -> Repor
     return _report(jitted.lower(state, batch))
 
 
-def stages(config: ConfigDict, images_per_device: int) -> dict[str, nn.Module]:
-    """Every stage of `config.model`, in the order they run, as the TPU would run it."""
-    model = create_model(config.model, "tpu", images_per_device, config.image_size)
+def stages(
+    config: ConfigDict, images_per_device: int, platform: str = "tpu"
+) -> dict[str, nn.Module]:
+    """Every stage of `config.model`, in the order they run, as the platform would run it."""
+    model = create_model(config.model, platform, images_per_device, config.image_size)
     return {name: part(model, [name]) for name in layer_names(model)}
 
 
@@ -243,10 +172,12 @@ def _report(lowered: Any) -> Report:
             "take a smaller --batch_per_chip, --config.model.remat=true or a larger topology"
         ) from error
     memory = compiled.memory_analysis()
+    analysis = compiled.cost_analysis()  # a GPU's has none
+    found = instructions(compiled.as_text())
     return Report(
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         peak_bytes=memory.peak_memory_in_bytes,
-        flops=compiled.cost_analysis()["flops"],
-        instructions=instructions(compiled.as_text()),
+        flops=analysis["flops"] if analysis else sum(one.flops for one in found),
+        instructions=found,
     )

@@ -1,8 +1,10 @@
-"""Reads the cost of a compiled TPU program from the text of its HLO.
+"""Reads the cost of a compiled TPU or GPU program from the text of its HLO.
 
 The TPU compiler writes `estimated_cycles`, its own cost model, beside the instructions of the
 scheduled program. A few have none (pad, select-and-scatter, gather): for those only the bytes read
-and written are known, and how many elements a gather picks. `cbam_flax.aot.compile` makes the text.
+and written are known, and how many elements a gather picks. The GPU compiler writes no estimates:
+there the operations of convolutions and matrix products are counted. `cbam_flax.aot.compile` makes
+the text.
 """
 
 import math
@@ -10,6 +12,8 @@ import pathlib
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from cbam_flax.aot import gpu_library
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 # Free, or running in parallel with instructions that are estimated.
@@ -39,6 +43,7 @@ class Instruction(NamedTuple):
     runs: int
     output_bytes: int  # of one run
     moved_bytes: int  # read from and written to HBM, all runs together
+    flops: int  # of the convolutions and matrix products of a GPU, all runs together
     gathered: int  # elements that a gather picks one by one, all runs together
     priced: bool  # the compiler gives an estimate, or it costs nothing
     op_name: str  # the path of linen modules and the primitive it came from
@@ -69,6 +74,7 @@ def _run(
     computations: dict[str, list[str]], name: str, runs: int, sources: dict[int, str]
 ) -> Iterator[Instruction]:
     sizes: dict[str, int] = {}
+    types: dict[str, str] = {}
     for line in computations.get(name, []):
         match = _INSTRUCTION.match(line)
         assert match is not None  # only such lines are kept
@@ -76,7 +82,13 @@ def _run(
         cycles, op_name = _CYCLES.search(line), _OP_NAME.search(line)
         frame = _FRAME.search(line)
         sizes[match[1]] = _bytes(match[2], hbm_only=True)
-        free = opcode in _FREE or opcode.endswith(("-start", "-done")) or opcode in COLLECTIVES
+        types[match[1]] = match[2]
+        library = gpu_library.CALL in line
+        free = (
+            (opcode in _FREE and not library)
+            or opcode.endswith(("-start", "-done"))
+            or opcode in COLLECTIVES
+        )
         operands = re.findall(r"%([\w.-]+)", line[match.end() :].partition(")")[0])
         moved = sizes[match[1]] + sum(sizes.get(operand, 0) for operand in operands)
         called = _CALLED.search(line)
@@ -90,6 +102,7 @@ def _run(
             runs=runs,
             output_bytes=_bytes(match[2]),
             moved_bytes=0 if free else runs * moved,
+            flops=runs * gpu_library.flops(line, types, parts if opcode == "fusion" else []),
             gathered=runs * _elements(match[2]) if gathers else 0,
             priced=free or cycles is not None,
             op_name=op_name[1] if op_name else "",

@@ -4,10 +4,18 @@ import collections
 import re
 from typing import Any
 
-from cbam_flax.aot.compile import Chip, Report, Target, cost
+from cbam_flax.aot.chips import Chip
+from cbam_flax.aot.compile import Report, cost
+from cbam_flax.aot.targets import Target
 
 GIB, MB = 2**30, 1e6
 EXPENSIVE = 10  # instructions printed
+ESTIMATES = {
+    "tpu": "cycles of the TPU compiler's cost model at the chip's clock; not measured",
+    "gpu": "for each instruction the longer of its arithmetic at the peak and its bytes at the "
+    "bandwidth, a lower bound; not measured. Left out: tuned algorithms and workspaces of cuDNN, "
+    "launches, communication",
+}
 SMALLEST = 0.005  # milliseconds; a part below is left out
 
 
@@ -46,7 +54,7 @@ def summarise(
         "chips": target.chips,
         "batch_per_chip": batch_per_chip,
         "stage": stage,
-        "estimate": "cycles of the TPU compiler's cost model at the chip's clock; not measured",
+        "estimate": ESTIMATES[target.platform],
         "milliseconds": seconds * 1e3,
         "unpriced_milliseconds": 1e3
         * sum(cost(one, part) for one in report.instructions if not one.priced),
@@ -107,14 +115,17 @@ def describe(figures: dict[str, Any]) -> str:
             "; if memory grows in proportion, the largest batch per chip is about "
             f"{figures['largest_batch_per_chip']}"
         )
+    # The TPU compiler refuses what does not; the GPU compiler does not look.
+    fits = "it fits" if memory["peak_bytes"] <= memory["chip_bytes"] else "it does NOT fit"
     lines = [
         f"memory per chip: arguments {memory['argument_bytes'] / GIB:.2f} GiB, temporary "
         f"{memory['temporary_bytes'] / GIB:.2f}, peak {memory['peak_bytes'] / GIB:.2f} of "
-        f"{memory['chip_bytes'] / GIB:.0f}: it fits{largest}",
+        f"{memory['chip_bytes'] / GIB:.0f}: {fits}{largest}",
         f"estimated time: {figures['milliseconds']:.2f} ms, "
         f"{figures['images_per_second_per_chip']:.0f} images/s per chip "
-        f"({figures['unpriced_milliseconds']:.2f} ms of it are the traffic or the gathering of "
-        "instructions that the compiler gives no estimate for)",
+        f"({figures['unpriced_milliseconds']:.2f} ms of it are of instructions that the compiler "
+        "gives no estimate for)",
+        f"the estimate: {figures['estimate']}",
         f"floors: arithmetic {floors['arithmetic']:.2f} ms ({figures['flops'] / 1e12:.2f} TFLOP), "
         f"HBM traffic {floors['traffic']:.2f} ms ({figures['hbm_bytes'] / 1e9:.2f} GB); "
         f"{figures['roofline_fraction']:.0%} of the roofline",

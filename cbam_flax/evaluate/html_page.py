@@ -41,7 +41,8 @@ padding:0;overflow:visible}
 .large:popover-open button{width:max(100%,56rem);cursor:zoom-out}
 .large::backdrop{background:#000c}
 @media (max-width:40rem){table{font-size:.85rem}th,td{padding-right:.5rem}}
-@media print{@page{margin:15mm}body{max-width:none;font-size:11px;padding:0}
+@media print{tr:nth-child(-n+2){break-after:avoid}tr:nth-last-child(-n+2){break-before:avoid}
+@page{margin:15mm}body{max-width:none;font-size:11px;padding:0}
 h2{margin-top:1.5rem}.grid{grid-template-columns:1fr 1fr}.headlines{grid-template-columns:auto auto
 auto}.headline{font-size:1.2rem}.scroll{overflow:visible}
 figure>img{max-height:11cm;width:auto}#operating-point,.screen{display:none}}

@@ -37,9 +37,11 @@ def curve(
     _, false, _, true, thresholds = sklearn.metrics.confusion_matrix_at_thresholds(
         label, probability
     )
-    along = true / true[-1] + false / false[-1]
-    wanted = np.linspace(0, 2, POINTS - 1)
-    chosen = np.unique(np.searchsorted(along, wanted).clip(max=len(along) - 1))
+    chosen = np.arange(len(thresholds))
+    if len(chosen) >= POINTS:  # with the one that the control starts at
+        along = true / true[-1] + false / false[-1]
+        wanted = np.linspace(0, 2, POINTS - 1)
+        chosen = np.unique(np.searchsorted(along, wanted).clip(max=len(along) - 1))
     points = [(float(thresholds[i]), int(true[i]), int(false[i])) for i in chosen]
     called = probability >= threshold
     at_start = (int(np.sum(called & (label == 1))), int(np.sum(called & (label == 0))))

@@ -16,6 +16,7 @@ from cbam_flax.metrics_log import read_scalars
 
 MISTAKES = 3  # most confident false alarms, and as many misses
 RANDOM = 3  # images of each class
+PNG_SMALL = (cv2.IMWRITE_PNG_COMPRESSION, 9)
 SHOWN_MAPS = ("attention", "grad_cam")
 
 
@@ -83,7 +84,7 @@ def together(
         below: list[Any] = [
             cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR) for _, png in each
         ]
-        files[name] = cv2.imencode(".png", np.concatenate(below))[1].tobytes()
+        files[name] = cv2.imencode(".png", np.concatenate(below), PNG_SMALL)[1].tobytes()
     return Pictures(files, radiographs)
 
 

@@ -41,13 +41,16 @@ def grad_cam(model: CBAMResNet, variables: Variables, images: jax.Array) -> jax.
 def occlusion(model: CBAMResNet, variables: Variables, images: np.ndarray) -> np.ndarray:
     """How far the logit falls when a square covers each position, as in predict; of several
     findings the highest logit."""
-    chosen = np.asarray(highest(_logits(model, variables, images)))
+    before = _logits(model, variables, images)
+    chosen = np.asarray(highest(before))
 
-    def logits(images: np.ndarray) -> np.ndarray:
-        found = np.asarray(_logits(model, variables, images))
-        return (found * chosen).reshape(len(images), -1).sum(axis=1)
+    def logit(logits: jax.Array) -> np.ndarray:
+        return (np.asarray(logits) * chosen).reshape(len(images), -1).sum(axis=1)
 
-    return map_of_occlusion(logits, images)
+    def of(covered: np.ndarray) -> np.ndarray:
+        return logit(_logits(model, variables, covered))
+
+    return map_of_occlusion(of, logit(before), images)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -62,7 +62,7 @@ def main() -> None:
         size = sum(entry["bytes"] for file, entry in files if file.split("/")[0] == name)
         print(
             f"{name:15}  {size / 1e6:6.2f} MB, "
-            f"within {difference:.1e} of the training code's probabilities and attention maps"
+            f"within {difference:.1e} of the training code's probabilities and maps"
         )
     step = description["fingerprints"]["checkpoint"]["step"]
     of = f"{len(with_runs) + 1} checkpoints" if with_runs else f"the checkpoint of step {step}"

@@ -14,6 +14,7 @@ from cbam_flax.export.markdown import interval as _interval
 from cbam_flax.export.markdown import table as _table
 from cbam_flax.export.run_record import Run
 from cbam_flax.folds import division
+from cbam_flax.predict import saliency
 from data_prep.manifest import findings, is_synthetic
 
 FIGURES = {
@@ -30,8 +31,8 @@ FIGURES = {
 }
 INTENDED_USE = """\
 Research on the classification of frontal chest radiographs, and teaching. The output is
-{score}, and a map of the
-last spatial attention gate.
+{score}, and maps of
+where the model looked.
 
 **Not for clinical use.** It is not a medical device, has not been tested in practice, and must not
 influence the care of a patient."""
@@ -42,7 +43,7 @@ LIMITS = """\
 - Scores are valid for images like those of training. Other scanners, hospitals, age groups or
   prevalences need their own validation; PPV and NPV change with prevalence even when the model
   does not.
-- The attention map shows where the gate is open. It does not explain a score."""
+- A map shows what moved this model's score, not what is diseased. It does not explain a score."""
 SHORTCUTS = """\
 A model can score well by correlates of the disease instead of the disease.{known} \
 The table compares such baselines, which never see the image, with the
@@ -97,6 +98,7 @@ def model_card(run: Run, bundle: dict[str, Any]) -> str:
         "Calibration and operating point": operating_point(bundle),
         "Subgroups": subgroups(run.metrics) if run.metrics else NO_METRICS,
         "Known shortcuts": shortcuts(run.metrics),
+        "Where the model looks": _maps(bundle),
         "Provenance": _provenance(bundle),
     }
     what = names[0] if len(names) == 1 else f"{len(names)} findings"
@@ -136,8 +138,8 @@ def _ensemble(bundle: dict[str, Any]) -> dict[str, str]:
         for member in bundle["ensemble"]["members"]
     ]
     text = (
-        f"{scored} Every artefact holds all members. The attention map is the mean of theirs, and "
-        f"`spread` is the standard deviation of their probabilities: how far they disagree.\n\n"
+        f"{scored} Every artefact holds all members. Gate and Grad-CAM are the means of theirs, "
+        f"and `spread` is the standard deviation of their probabilities: how far they disagree.\n\n"
     )
     return {"Ensemble": text + _table(("seed", "step", "SHA-256 of the weights"), rows)}
 
@@ -212,6 +214,21 @@ def _shortcuts(metrics: dict[str, Any] | None, *, is_rsna: bool) -> str:
         for name, baseline in metrics["baselines"].items()
     ]
     return f"{intro}\n\n" + _table(("baseline", "its AUROC", "gain of the model"), rows)
+
+
+def _maps(bundle: dict[str, Any]) -> str:
+    found = bundle["saliency"]
+    shown = f"`predict` shows {saliency.TITLES[found['method']]} unless `--saliency` says otherwise"
+    if not found["pointing"]:
+        return f"{shown}. Where the model looks was not evaluated."
+    rows = [
+        (saliency.TITLES[name], _interval(figure)) for name, figure in found["pointing"].items()
+    ]
+    return (
+        f"{shown}: in the evaluation its maximum lay most often in a radiologist's box. Of "
+        f"{found['images']:,} positive images with boxes, which training never uses:\n\n"
+        + _table(("map", "share with the maximum in a box"), rows)
+    )
 
 
 def _provenance(bundle: dict[str, Any]) -> str:

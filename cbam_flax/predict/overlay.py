@@ -104,7 +104,8 @@ def blend(image: np.ndarray, shown: np.ndarray) -> np.ndarray:
     """RGB image under a map in [0, 1]; a larger value is brighter and more opaque."""
     colours = cv2.applyColorMap((shown * 255).astype(np.uint8), COLOURS)
     colours = cv2.cvtColor(colours, cv2.COLOR_BGR2RGB)
-    opacity = OPACITY * shown[..., None]
+    # Squared, so that a map that is high nearly everywhere still shows where it is highest.
+    opacity = OPACITY * shown[..., None] ** 2
     return np.clip(image * (1 - opacity) + colours * opacity, 0, 255).astype(np.uint8)
 
 

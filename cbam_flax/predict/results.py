@@ -95,7 +95,8 @@ def map_line(result: Result, bundle: dict[str, Any], method: str) -> str:
     highest = max(found, key=lambda one: one.probability)
     of = f" of {highest.finding}" if len(found) > 1 and method != "gate" else ""
     merit = saliency.merit(bundle, method)
-    return f"map: {saliency.TITLES[method]}{of}, scaled to this image; {merit}"
+    what = f"{saliency.TITLES[method]}{of} ({saliency.UNITS[method]}, scaled to this image)"
+    return f"map: {what}; {merit}"
 
 
 def warning_words(result: Result, bundle: dict[str, Any]) -> list[str]:

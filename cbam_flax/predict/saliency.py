@@ -11,9 +11,9 @@ import numpy as np
 from cbam_flax.predict.scores import findings
 from data_prep import cli
 
-# Name on the command line and in bundle.json -> name in a sentence, and why a map is the same
-# everywhere.
+# Name on the command line and in bundle.json -> for people: the map, its unit, and why it is blank.
 TITLES = {"gate": "spatial gate", "grad_cam": "Grad-CAM", "occlusion": "occlusion"}
+UNITS = {"gate": "0 closed, 1 open", "grad_cam": "no unit", "occlusion": "fall of the logit"}
 BLANK = {
     "gate": "the spatial gate is equally open everywhere",
     "grad_cam": "Grad-CAM is zero everywhere: nothing in the last block raised the score",
@@ -42,19 +42,18 @@ def choose(bundle: dict[str, Any], wanted: str | None) -> str:
 
 def merit(bundle: dict[str, Any], method: str) -> str:
     """How well the method's maps point at radiologists' boxes, for people."""
-    saliency = bundle.get("saliency") or {}
-    figure = (saliency.get("pointing") or {}).get(method)
-    if not figure:
+    saliency = bundle.get("saliency") or {"pointing": {}}
+    if method not in saliency["pointing"]:
         return "where it looks was not evaluated"
+    figure = saliency["pointing"][method]
     value, low, high = (f"{100 * figure[key]:.0f}" for key in ("value", "low", "high"))
-    return (
-        f"its maximum lay in a box in {value} % ({low} to {high}) of {saliency['images']} positive "
-        f"images"
-    )
+    images = f"{saliency['images']:,} positive images"
+    return f"its maximum lay in a box in {value} % ({low} to {high}) of {images}"
 
 
 def occlusion(
     logits: Callable[[np.ndarray], np.ndarray],
+    before: np.ndarray,
     images: np.ndarray,
     squares: Callable[[Iterable[np.ndarray]], Iterable[np.ndarray]] = iter,
 ) -> np.ndarray:
@@ -63,6 +62,7 @@ def occlusion(
 
     Args:
         logits: uint8 (N, S, S) -> (N,).
+        before: (N,), of the images as they are.
         images: uint8 (N, S, S).
         squares: shows progress over the positions.
 
@@ -70,7 +70,6 @@ def occlusion(
         float32 (N, 8, 8).
     """
     grey = images.mean(axis=(1, 2), keepdims=True).astype(np.uint8)
-    before = logits(images)
     falls = [
         np.maximum(before - logits(np.where(covered, grey, images)), 0)
         for covered in squares(_squares(images.shape[1]))
@@ -107,8 +106,8 @@ def maps(
     lines = [lines[name] for name in findings(bundle)] or [lines]
     scale, bias = (np.array([one[key] for one in lines])[explained] for key in ("scale", "bias"))
 
-    def logits(images: np.ndarray) -> np.ndarray:
-        chances = run(images)["probability"].reshape(len(images), -1).astype(np.float64)
+    def logit(outputs: dict[str, np.ndarray]) -> np.ndarray:
+        chances = outputs["probability"].reshape(len(images), -1).astype(np.float64)
         # A float32 probability of 1 has lost its logit: the largest below it has 17.
         chance = chances[np.arange(len(images)), explained].clip(1e-37, 1 - 2.0**-24)
         return (np.log(chance) - np.log1p(-chance) - bias) / scale
@@ -116,4 +115,4 @@ def maps(
     def progress(positions: Iterable[np.ndarray]) -> Iterable[np.ndarray]:
         return cli.progress(positions, "occlusion maps", unit="position", delay=3, leave=False)
 
-    return occlusion(logits, images, progress)
+    return occlusion(lambda covered: logit(run(covered)), logit(outputs), images, progress)

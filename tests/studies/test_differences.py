@@ -43,6 +43,20 @@ def test_known_differences_get_their_verdicts(draw_lines):
     assert adjusted[-1] == pytest.approx(p[-1])
 
 
+def test_what_a_seed_does_to_both_is_no_difference(draw_lines):
+    rng = np.random.default_rng(0)
+    table = [
+        line
+        for seed in range(5)
+        for shift in [0.03 * rng.normal()]
+        for name, auroc in (("old", 0.80), ("better", 0.81))
+        for line in draw_lines(rng, name, auroc + shift, [seed], own=0.001, patients=0.001)
+    ]
+    found = differences.differences_of(STUDY, table)[0]
+    assert found.verdict == "helps"
+    assert found.detectable < 0.01
+
+
 def test_a_lower_brier_score_is_better(draw_lines):
     rng = np.random.default_rng(0)
     study = Study(

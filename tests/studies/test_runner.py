@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from studies import lines, runner, study
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -79,6 +81,24 @@ def test_killed_and_continued_and_a_line_made_again(tmp_path, prepared):
     assert to_the_end() == continued
 
 
+def test_a_helper_that_is_finished_leaves_no_line(tmp_path, monkeypatch):
+    asked = study.Study(
+        config="configs/demo.py",
+        variants={"first": {}, "second": {"init.from_run": "{first}"}},
+        helpers=["first"],
+        seeds=[0],
+    )
+    monkeypatch.setattr(study, "load", lambda name: (asked, ""))
+    done = tmp_path / "first-seed0" / "evaluation" / "validation"
+    done.mkdir(parents=True)
+    (done / "metrics.json").write_text("{}")
+    (tmp_path / "second-seed0").mkdir()
+    (tmp_path / "second-seed0" / "config.json").write_text("broken")
+    found = runner.Runner("small", tmp_path, "data", tmp_path / "results", 1, {}).carry_out()
+    assert found == (2, ["second-seed0"])
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_folder_of_another_config_is_refused(tmp_path, monkeypatch, capsys):
     small = study.Study(config="configs/demo.py", variants={"a": {}}, seeds=[0])
     monkeypatch.setattr(study, "load", lambda name: (small, ""))
@@ -92,3 +112,20 @@ def test_a_folder_of_another_config_is_refused(tmp_path, monkeypatch, capsys):
     assert (total, failed) == (1, ["a-seed0"])
     told = capsys.readouterr().err
     assert "has another config (batch_size: 7 -> 32); give another --out or move the run" in told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel's signal of a parent's death")
+def test_a_run_ends_with_its_runner():
+    run = "import time; print('began', flush=True); time.sleep(20); print('survived')"
+    parent = f"""
+import os, subprocess, sys
+core = str(min(os.sched_getaffinity(0)))
+child = [sys.executable, "-m", "studies.child", str(os.getpid()), core]
+subprocess.run([*child, sys.executable, "-c", {run!r}])
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", parent], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as runner_process:
+        assert runner_process.stdout.readline() == "began\n"
+        runner_process.kill()
+        assert runner_process.stdout.read() == ""  # which ends when nobody can write any more

@@ -2,6 +2,7 @@ import pathlib
 
 import pytest
 
+from cbam_flax.config_keys import KEYS, Key
 from data_prep.cli import UserError
 from studies import study
 
@@ -55,13 +56,15 @@ def test_the_hash_is_of_what_is_trained_and_of_nothing_else():
     assert first["base"] != first["child"]
 
 
-def test_a_key_at_its_default_changes_no_hash():
+def test_a_new_key_at_its_default_changes_no_hash(monkeypatch):
     def hash_of(**common):
         found = study.Study(config="configs/demo.py", common=common, variants={"a": {}})
         return study.config_hashes(found)["a"]
 
-    assert hash_of(**{"augment.mixup": 0.0, "data_dir": "/other"}) == hash_of()
-    assert hash_of(**{"augment.mixup": 0.1}) != hash_of()
+    before = hash_of()
+    monkeypatch.setitem(KEYS, "augment.noise", Key(0.0, "[0, 1]", "of the future"))
+    assert hash_of() == hash_of(**{"augment.noise": 0.0, "data_dir": "/other"}) == before
+    assert hash_of(**{"augment.noise": 0.1}) != before
 
 
 def test_a_study_that_there_is_not_and_a_key_that_there_is_not():

@@ -3,6 +3,7 @@ import pytest
 
 from cbam_flax.aot import compile as tpu_compile
 from cbam_flax.aot import hlo_cost
+from cbam_flax.aot.chips import TPUS
 
 # As the TPU compiler writes it: a fusion, a loop, a conditional's kin, and two without an estimate.
 HLO = """HloModule jit_step, is_scheduled=true
@@ -79,8 +80,8 @@ def test_bytes_of_outputs_and_of_what_has_no_estimate(found):
 
 def test_what_a_gather_picks_is_counted(found):
     assert {name: one.gathered for name, one in found.items() if one.gathered} == {"pick": 5}
-    chip = tpu_compile.CHIPS["v5e"]
-    assert tpu_compile.cost(found["pick"], chip) == 5 * tpu_compile.GATHER_CYCLES / chip.clock
+    chip = TPUS["v5e"]
+    assert tpu_compile.cost(found["pick"], chip) == 5 * chip.gather_cycles / chip.clock
     assert tpu_compile.cost(found["wide"], chip) == found["wide"].moved_bytes / chip.bandwidth
 
 

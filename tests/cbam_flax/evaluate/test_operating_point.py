@@ -17,8 +17,8 @@ def counts(label, probability, threshold):
 
 @pytest.mark.parametrize("threshold", [0.3, 0.0, 1.1])
 def test_every_point_is_what_its_threshold_calls(make_predictions, threshold):
-    found = make_predictions(90)
-    label, probability = found["label"], np.round(found["probability"], 2)  # with ties
+    found = make_predictions(180)
+    label, probability = found["label"], np.round(found["probability"], 3)  # with ties
     curve = operating_point.curve("", label, probability, threshold)
     for at, *called in curve["points"]:
         assert tuple(called) == counts(label, probability, at)
@@ -28,9 +28,9 @@ def test_every_point_is_what_its_threshold_calls(make_predictions, threshold):
     # All of scikit-learn's points, but the one that calls nothing.
     false, true, _ = roc_curve(label, probability, drop_intermediate=False)
     there = {tuple(called) for _, *called in curve["points"]}
-    wanted = set(zip((30 * true).round(), (60 * false).round(), strict=True)) - {(0, 0)}
+    wanted = set(zip((60 * true).round(), (120 * false).round(), strict=True)) - {(0, 0)}
     assert there - {(0, 0)} == wanted
-    assert (curve["positive"], curve["negative"]) == (30, 60)
+    assert (curve["positive"], curve["negative"]) == (60, 120)
 
 
 def test_a_long_curve_is_thinned_evenly_and_stays_the_same_curve(make_predictions):

@@ -129,7 +129,8 @@ def test_pictures_carry_the_models_maps(predictions, metrics, restored, tmp_path
         return np.zeros((len(images), 4, 4))
 
     monkeypatch.setattr(saliency, "maps", maps)
-    split = Split("test", np.zeros((90, 32, 32), np.uint8), predictions, {})
+    grey = np.tile(np.arange(90, dtype=np.uint8)[:, None, None], (1, 32, 32))
+    split = Split("test", grey, predictions, {})
     drawn = pictures.draw(
         metrics, predictions, split, restored, epath.Path(tmp_path), with_maps=True
     )
@@ -138,6 +139,8 @@ def test_pictures_carry_the_models_maps(predictions, metrics, restored, tmp_path
     each = [decode(png) for _, png in drawn.radiographs["examples"]]
     assert len(each) == 6
     np.testing.assert_array_equal(decode(drawn.files["examples"]), np.concatenate(each))
+    chosen = pictures.random_examples(predictions)
+    assert [picture[200, 200].mean() for picture in each] == chosen.tolist()
     titles = [title for title, _ in drawn.radiographs["examples"]]
     assert [title.split()[0] for title in titles] == ["positive"] * 3 + ["negative"] * 3
     assert ("grad_cam", 6) in asked

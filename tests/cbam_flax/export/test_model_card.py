@@ -37,6 +37,14 @@ BUNDLE = {
     ],
     "warnings": ["LEAK: 12 of 200 images show known patients."],
     "verification": {"max_difference": {"model.onnx": 2e-7}},
+    "saliency": {
+        "method": "occlusion",
+        "pointing": {
+            "grad_cam": {"value": 0.571, "low": 0.5, "high": 0.999},
+            "occlusion": {"value": 0.725, "low": 0.6, "high": 0.85},
+        },
+        "images": 35,
+    },
 }
 MANIFEST = {
     "dataset": "rsna_pneumonia/32px-image/1.0.0",
@@ -113,6 +121,9 @@ def card(metrics: dict | None, **manifest) -> str:
         "not from a git checkout",
         "model.onnx 2.0e-07",
         "**Not for clinical use.**",
+        "`predict` shows occlusion unless `--saliency` says otherwise: in the evaluation its",
+        "Of 35 positive images",
+        "| Grad-CAM | 0.571 (0.500 to 0.999) |",
     ],
 )
 def test_the_card_states(statement):
@@ -127,6 +138,13 @@ def test_what_is_known_of_the_challenge_is_said_of_its_data_alone():
     assert "the probability that an image is labelled pneumonia" in other
 
 
+def test_where_no_box_was_there_the_card_says_so(monkeypatch):
+    monkeypatch.setitem(BUNDLE, "saliency", {"method": "grad_cam", "pointing": {}, "images": 0})
+    text = card(METRICS)
+    assert "`predict` shows Grad-CAM unless" in text
+    assert "Where the model looks was not evaluated." in text
+
+
 def test_without_an_evaluation_the_card_says_that_it_has_no_metrics():
     text = card(None)
     assert text.count("states no metrics") == 2
@@ -137,5 +155,5 @@ def test_without_an_evaluation_the_card_says_that_it_has_no_metrics():
 def test_every_table_is_rectangular():
     rows = [line.count("|") for line in card(METRICS).splitlines() if line.startswith("|")]
     heads = [i for i, line in enumerate(card(METRICS).splitlines()) if line.startswith("| ---")]
-    assert len(heads) == 6
+    assert len(heads) == 7
     assert all(count >= 3 for count in rows)

@@ -218,3 +218,24 @@ def test_the_grey_range_of_a_fold_is_that_of_the_prepared_images(workdir, restor
     manifest = read(workdir, restored).manifest
     assert loaded == [32]
     assert manifest["splits"]["train"]["grey_range"]["levels"]["minimum"] == 256
+
+
+def test_the_map_that_points_at_boxes_best_is_the_bundles(workdir, restored, evaluated):
+    described = run_record.describe(read(workdir, restored))
+    assert described["saliency"] == {"method": "grad_cam", "pointing": {}, "images": 0}
+    assert described["outputs"]["grad_cam"]["meaning"] == "Grad-CAM of the last block, from 0"
+    shares = {"attention": 0.3, "occlusion": 0.7, "grad_cam": 0.5, "random_grad_cam": 0.9}
+    scores = {
+        source: {"pointing": {"value": share, "low": 0.1, "high": 1.0}, "energy": {}}
+        for source, share in shares.items()
+    }
+    evaluated(localisation={"n": 35, "scores": scores})
+    found = run_record.describe(read(workdir, restored))["saliency"]
+    assert (found["method"], found["images"]) == ("occlusion", 35)
+    assert found["pointing"].keys() == {"gate", "grad_cam", "occlusion"}
+    assert found["pointing"]["gate"] == {"value": 0.3, "low": 0.1, "high": 1.0}
+    del scores["occlusion"]
+    evaluated(localisation={"n": 35, "scores": scores})
+    assert run_record.describe(read(workdir, restored))["saliency"]["method"] == "grad_cam"
+    evaluated(localisation=None)  # the evaluation had no boxes, or --explained=0
+    assert run_record.describe(read(workdir, restored))["saliency"]["pointing"] == {}

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cbam_flax.predict import Predictor, bundle, reader, runtimes
+from cbam_flax.predict import Predictor, bundle, reader, runtimes, saliency
 from cbam_flax.predict.score_files import Summary, score_files
 from data_prep.cli import UserError
 from data_prep.dicom import DicomRefusal
@@ -224,6 +224,32 @@ def test_a_full_disk_is_named_and_leaves_the_older_results(
         predict()
     assert {path.name for path in out.iterdir()} == {"predictions.csv", folders.MARKER}
     assert (out / "predictions.csv").read_text() == "older"
+
+
+def test_the_map_that_is_asked_for_is_drawn_and_none_without_pictures(toy, radiographs, tmp_path):
+    predictor, calls = Predictor.load(toy), []
+    function = predictor._function
+
+    def counted(images):
+        calls.append(len(images))
+        return function(images)
+
+    predictor._function = counted
+    sources = reader.find_files(radiographs[:2])
+    drawn = {}
+    for method, overlays, passes in (
+        ("occlusion", False, 1),
+        ("occlusion", True, saliency.PASSES),
+        ("gate", True, 1),
+    ):
+        calls.clear()
+        out = tmp_path / f"{method}{overlays}"
+        out.mkdir()
+        score_files(predictor, sources, out, workers=0, overlays=overlays, method=method)
+        assert calls == [2] * passes
+        drawn[method] = [path.read_bytes() for path in sorted(out.glob("overlays/*.png"))]
+    assert len(drawn["gate"]) == 2
+    assert drawn["gate"] != drawn["occlusion"]
 
 
 def test_pictures_and_dicom_lie_beside_the_table(toy, radiographs, tmp_path, write_dicom):

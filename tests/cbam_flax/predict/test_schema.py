@@ -73,6 +73,9 @@ def test_of_several_findings_each_needs_its_calibration_and_operating_point():
 MEMBERS = [{"weights_sha256": "3" * 64, "step": 9, "seed": seed} for seed in (0, 1)]
 
 
+POINTING = {"value": 0.5, "low": 0.25, "high": 1}
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -101,6 +104,16 @@ MEMBERS = [{"weights_sha256": "3" * 64, "step": 9, "seed": seed} for seed in (0,
         ("ensemble", {"members": MEMBERS, "combine": "median"}),
         ("ensemble", {"members": [*MEMBERS, {"step": 1}], "combine": "logit"}),
         ("tta", "rotate"),
+        *(
+            ("saliency", v)
+            for v in ([], {}, {"method": "gate"}, {"method": "lime", "pointing": {}})
+        ),
+        *(
+            ("saliency", {"method": "gate", "pointing": pointing, "images": 3})
+            for pointing in (None, {"lime": POINTING}, {"gate": {"value": 0.5}}, {"gate": []})
+        ),
+        ("saliency", {"method": "gate", "pointing": {"gate": POINTING | {"low": -1}}, "images": 3}),
+        ("saliency", {"method": "gate", "pointing": {"gate": POINTING}}),
         *(("files", v) for v in ([], "model.onnx", {"model.onnx": None}, {"model.onnx": {}})),
         *(
             ("files", {name: {"bytes": 3, "sha256": "0" * 64}})
@@ -117,6 +130,12 @@ def test_a_wrong_value_is_named_with_what_it_must_be(key, value):
     assert "not " in fault or "is missing" in fault
     assert len(fault) < 300
     assert "\n" not in fault
+
+
+def test_a_map_may_be_named_with_and_without_figures():
+    for pointing in ({}, {"occlusion": POINTING, "gate": POINTING}):
+        found = {"method": "occlusion", "pointing": pointing, "images": 35}
+        assert schema.fault(put(WHOLE, "saliency", found)) is None
 
 
 def test_the_size_that_was_prepared_may_be_said():

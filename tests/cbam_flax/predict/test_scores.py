@@ -11,7 +11,7 @@ SEVERAL = {
 
 
 def result(probability, flags=()):
-    return results.Result(None, list(flags), probability, np.zeros((1, 1)))
+    return results.Result(None, list(flags), probability)
 
 
 def test_each_finding_meets_its_own_operating_point():

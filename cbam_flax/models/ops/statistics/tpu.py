@@ -1,4 +1,4 @@
-"""Statistics for a TPU: all statistics of a map in one pass over it.
+"""Statistics for a TPU or GPU: all statistics of a map in one pass over it.
 
 XLA fuses these reductions with the convolution that writes the map.
 """

@@ -1,4 +1,4 @@
-"""The TPU implementations against the references, in float64 on a CPU: values and gradients."""
+"""TPU and GPU implementations against the references, in float64 on a CPU: values, gradients."""
 
 from functools import partial
 
@@ -219,19 +219,21 @@ def random_variables(model, images):
 
 
 @pytest.mark.parametrize(
-    ("switches", "images", "bands", "size"),
+    ("platform", "switches", "images", "bands", "size"),
     [
-        ({}, 1, 1, (29, 33)),
-        ({}, 128, 1, (29, 33)),
-        ({"preset": "notebook"}, 64, 2, (32, 33)),
-        ({"spatial_norm": "batch", "pooling": "max"}, 32, 4, (64, 33)),
-        ({"attention": "spatial"}, 64, 2, (32, 33)),
+        ("tpu", {}, 1, 1, (29, 33)),
+        ("tpu", {}, 128, 1, (29, 33)),
+        ("tpu", {"preset": "notebook"}, 64, 2, (32, 33)),
+        ("tpu", {"spatial_norm": "batch", "pooling": "max"}, 32, 4, (64, 33)),
+        ("tpu", {"attention": "spatial"}, 64, 2, (32, 33)),
+        ("gpu", {}, 64, 1, (29, 33)),
     ],
     ids=str,
 )
-def test_the_whole_model(switches, images, bands, size, jit):
+def test_the_whole_model(platform, switches, images, bands, size, jit):
     plain = create_model(SMALL | switches, "any")
-    ours = create_model(SMALL | switches, "tpu", images, size[0])
+    ours = create_model(SMALL | switches, platform, images, size[0])
+    assert ours.stage_ops != plain.stage_ops
     assert ours.stage_ops[0].bands == bands
     images = np.random.default_rng(0).random((3, *size, 1))
     variables = random_variables(plain, images)
