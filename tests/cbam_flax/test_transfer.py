@@ -75,7 +75,7 @@ def test_what_fits_starts_from_the_parent_and_what_is_frozen_stays(parent, child
 
 
 def test_evaluation_tells_of_the_leak_through_the_parent(child, monkeypatch):
-    monkeypatch.setattr(pictures, "draw", lambda *args, **kwargs: {})
+    monkeypatch.setattr(pictures, "draw", lambda *args, **kwargs: pictures.Pictures())
     monkeypatch.setattr(pictures, "write_to_tensorboard", lambda *args: None)
     metrics = evaluate_workdir(str(child), "train", resamples=20, explained=0)
     assert any(

@@ -135,7 +135,7 @@ def test_an_ensemble_is_evaluated_exported_and_predicts_in_every_runtime(
         for runtime in bundle_lib.ARTEFACTS
     ]
     for each in outputs:
-        assert set(each) == {"probability", "attention", "spread"}
+        assert set(each) == {"probability", "attention", "grad_cam", "spread"}
         for name, value in each.items():
             np.testing.assert_allclose(value, outputs[0][name], atol=1e-5)
 
@@ -164,10 +164,13 @@ def test_what_an_ensemble_of_other_folds_would_leak_is_refused(runs, tmp_path):
 def test_a_fold_is_of_the_run_s_own_data_wherever_they_lie(runs, prepared, tmp_path):
     shutil.copytree(prepared, tmp_path / "moved")
     restored = checkpoint.load_for_inference(str(runs[0, 0]))
-    place = (str(tmp_path / "moved"), "pneumonia_mnist", "test")
-    own = evaluate_run._load_given(restored, *place)
+    moved = (str(tmp_path / "moved"), "pneumonia_mnist")
+    own, _, external = evaluate_run._open(restored, moved, "test")
+    assert not external
     judged = read(runs[0, 0] / "evaluation" / "test")[1]
     assert list(own.columns["image_id"]) == [row["image_id"] for row in judged]
     # The same files, if they were not what the run was trained on.
     other = dataclasses.replace(restored, fingerprint={"train": "0", "validation": "1"})
-    assert len(evaluate_run._load_given(other, *place)) == 21
+    whole, _, external = evaluate_run._open(other, moved, "test")
+    assert external
+    assert len(whole) == 21
