@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import scipy.special
 
+from data_prep import cli
+
 Weights = np.ndarray
 Statistic = Callable[[Weights], Mapping[str, np.ndarray]]
 Interval = dict[str, float | None]
@@ -45,7 +47,7 @@ def resample(
         return statistic(weights[:, of_image].astype(np.float64))
 
     parts: list[Mapping[str, np.ndarray]] = []
-    with concurrent.futures.ThreadPoolExecutor() as threads:
+    with concurrent.futures.ThreadPoolExecutor(cli.cores()) as threads:
         # A few chunks at a time: the pool would else hold the draws of all of them.
         for start in range(0, resamples, _CHUNKS * chunk):
             firsts = range(start, min(start + _CHUNKS * chunk, resamples), chunk)
