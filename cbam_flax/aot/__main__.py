@@ -41,9 +41,8 @@ PARSER = command_line.parser(__name__, needed=("config", "topology"))
 
 
 def main() -> int:
-    os.environ["JAX_PLATFORMS"] = (
-        "cpu"  # only the compiler is used; libtpu would hang looking for devices
-    )
+    # Only the compiler is used; libtpu would hang looking for devices.
+    os.environ["JAX_PLATFORMS"] = "cpu"
     from cbam_flax.aot.compile import stage_reports, stages, train_step
     from cbam_flax.aot.summary import describe, summarise
     from cbam_flax.aot.targets import target as target_of

@@ -7,13 +7,14 @@ differs by less than 2 % between the gates, so none has a control of its own.
 PneumoniaMNIST as in the ablation: a quarter of the width, 5 epochs.
 """
 
-from studies.questions.ablation import BARE
-from studies.study import Comparison, Study
+import dataclasses
 
-STUDY = Study(
-    config="configs/pneumoniamnist.py",
-    cpu_minutes=1.4,
-    common={"model.width": 0.25, "duration.epochs": 5.0},
+from studies.questions import ablation
+from studies.questions.ablation import BARE
+from studies.study import Comparison
+
+STUDY = dataclasses.replace(
+    ablation.STUDY,
     variants={
         "described": {},
         "bare": BARE,
