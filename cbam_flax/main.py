@@ -7,9 +7,6 @@ command again continues a run that was interrupted. Exit status: 0 finished, 2 s
 (one sentence says what), 75 stopped by SIGTERM, after a save where a step was done.
 """
 
-import os
-import pathlib
-
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -47,17 +44,12 @@ def main() -> None:
             # noticed by its missing heartbeat, not by this.
             shutdown_timeout_seconds=REPORT_SECONDS,
         )
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "cbam_flax", "jax"))
-    # Small programs too: those that compile in under a second are a second and a half together.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
     cbam_flax.train(CONFIG.value, str(WORKDIR.value))
 
 
 def command() -> None:
     logs.quiet_tensorflow()  # before the config is read, whose imports would choose another level
+    cli.keep_compiled_programs()
     cli.run(
         lambda: app.run(lambda _: main(), flags_parser=PARSER),
         sigterm=cli.INTERRUPTED,

@@ -59,6 +59,18 @@ def parser(
     )
 
 
+def keep_compiled_programs() -> None:
+    """Lets JAX, if it is imported after this, keep what it compiles in the user's cache folder.
+
+    JAX knows the programs by their content, its version and the machine; one that it cannot read or
+    write costs a warning and the time to compile. Small programs are kept too: those that compile
+    in under a second are a second and a half together.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "cbam_flax", "jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
 def as_started(text: str) -> str:
     """`cbam-predict` for `python -m cbam_flax.predict`, in an installed script and only there."""
     if not os.path.basename(sys.argv[0]).startswith("cbam-"):

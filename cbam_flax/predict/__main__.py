@@ -1,6 +1,5 @@
 """python -m cbam_flax.predict: radiographs, or folders of them -> predictions.csv, rejected.csv."""
 
-import os
 import pathlib
 import sys
 
@@ -64,7 +63,7 @@ def main() -> int:
         if (value := getattr(arguments, name)) < least:
             raise cli.UserError(f"--{name} is {value}; it must be at least {least}")
 
-    keep_compiled_programs()
+    cli.keep_compiled_programs()
     if arguments.dicom_output:
         dicom_output.require_highdicom()
     sources = reader.find_files(arguments.paths)
@@ -109,17 +108,6 @@ def main() -> int:
         f"see predictions.csv and rejected.csv in {arguments.out}"
     )
     return 0 if summary.scored else 1
-
-
-def keep_compiled_programs() -> None:
-    """Lets JAX, if it is imported, keep what it compiles in the user's cache folder.
-
-    JAX knows the programs by their content, its version and the machine; one that it cannot read or
-    write costs a warning and the time to compile.
-    """
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "cbam_flax", "jax"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def command() -> None:

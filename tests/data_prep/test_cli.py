@@ -182,3 +182,13 @@ def test_a_command_that_is_being_imported_ends_with_one_line(before, ends):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (result.stderr == "interrupted\n") == ends
     assert (result.returncode == 130) == ends
+
+
+def test_what_jax_compiles_is_kept_in_the_users_cache(monkeypatch):
+    environment = {"XDG_CACHE_HOME": "/cache"}
+    monkeypatch.setattr(cli.os, "environ", environment)
+    cli.keep_compiled_programs()
+    assert environment["JAX_COMPILATION_CACHE_DIR"] == "/cache/cbam_flax/jax"
+    environment["JAX_COMPILATION_CACHE_DIR"] = "/own"
+    cli.keep_compiled_programs()
+    assert environment["JAX_COMPILATION_CACHE_DIR"] == "/own"

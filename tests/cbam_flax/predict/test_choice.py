@@ -2,7 +2,6 @@ import sys
 
 import pytest
 
-from cbam_flax.predict import __main__ as command
 from cbam_flax.predict import choice
 from data_prep.cli import UserError
 
@@ -66,13 +65,3 @@ def test_what_is_installed_and_in_the_bundle(machine):
     machine("onnxruntime")
     with pytest.raises(UserError, match="no runtime for this bundle"):
         choice.choose({"files": {"model.stablehlo": {}}})
-
-
-def test_what_jax_compiles_is_kept_in_the_users_cache(monkeypatch):
-    environment = {"XDG_CACHE_HOME": "/cache"}
-    monkeypatch.setattr(command.os, "environ", environment)
-    command.keep_compiled_programs()
-    assert environment["JAX_COMPILATION_CACHE_DIR"] == "/cache/cbam_flax/jax"
-    environment["JAX_COMPILATION_CACHE_DIR"] = "/own"
-    command.keep_compiled_programs()
-    assert environment["JAX_COMPILATION_CACHE_DIR"] == "/own"
